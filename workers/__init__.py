@@ -1,0 +1,7 @@
+"""Processes, pool, events and tasks: everything of Quiesce that is not HTTP."""
+
+from workers.context import Progress
+from workers.stop import StopEvent, Stopped
+from workers.tasks import task
+
+__all__ = ["Progress", "StopEvent", "Stopped", "task"]

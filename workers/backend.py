@@ -1,0 +1,193 @@
+"""What the service and a pool say to each other: orders go in, outcomes come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag, StrEnum
+from typing import NamedTuple, Protocol
+
+from workers.items import Items
+
+
+class Ending(IntEnum):
+    """How one attempt ended: a fact, from which the service decides the task's state."""
+
+    RETURNED = 1  # the function returned
+    RAISED = 2  # it raised, or its result was not JSON
+    STOPPED = 3  # it raised `Stopped`
+    TIMED_OUT = 4  # its time limit passed, whatever it did afterwards
+    LOST = 5  # its worker died under it
+    KILLED = 6  # it still ran when the grace was over
+
+
+class Leftovers(IntFlag):
+    """What a task left behind in its worker; both are gone before its lease counts as ended."""
+
+    NONE = 0
+    PROCESSES = 1
+    THREADS = 2
+
+
+class Outcome(NamedTuple):
+    """The end of one attempt at one task. Times are seconds on the machine's monotonic clock."""
+
+    index: int
+    attempt: int
+    ending: Ending
+    payload: bytes  # JSON: the result (RETURNED, STOPPED), the error object (else), b"" if KILLED
+    began: float
+    ended: float
+    noticed: float  # when the task first saw its event set; 0.0 if it never did
+    pid: int
+    leftovers: Leftovers
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a failing task is tried, and how long it rests in between (full jitter)."""
+
+    max_attempts: int = 1
+    backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One batch as the pool sees it."""
+
+    batch_id: str
+    task: str
+    items: Items
+    max_parallel: int | None = None
+    priority: int = 0
+    timeout_s: float | None = None
+    timeout_grace_s: float = 5.0
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    fail_fast: bool = False
+
+
+class StopCause(StrEnum):
+    """Why the pool itself began to stop a batch."""
+
+    FAIL_FAST = "fail_fast"  # a task failed for good and the order said fail_fast
+    EVENT_SET = "event_set"  # somebody set the batch's event directly
+
+
+class Listener(Protocol):
+    """What a pool tells about one batch: on the pool's thread, in order, must not block."""
+
+    def begun(self, at: float) -> None:
+        """The batch's first task has begun; said once."""
+
+    def ended(self, outcomes: Sequence[Outcome]) -> None:
+        """These tasks have ended for good."""
+
+    def retrying(self, outcome: Outcome) -> None:
+        """This attempt failed, and the task will be tried again."""
+
+    def progressed(self, index: int, attempt: int, progress: bytes) -> None:
+        """A running task reported its progress, as JSON `{"done", "total", "message"}`."""
+
+    def stopping(self, cause: StopCause) -> None:
+        """The pool began to stop this batch without having been asked by the service."""
+
+    def settled(self) -> None:
+        """Nothing of the batch runs any more, and nothing will: the last call.
+
+        A task without an outcome never started.
+        """
+
+
+class RunningTask(NamedTuple):
+    """One task as its worker's shared page shows it."""
+
+    index: int
+    attempt: int
+    pid: int
+    began: float
+    looked: float  # last look at its event; equals `began` if it has not looked yet
+
+
+class WorkerState(StrEnum):
+    """What a worker is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    CONDEMNED = "condemned"  # gets no more leases: about to be killed, or to end by itself
+
+
+class WorkerView(NamedTuple):
+    """One worker, for people to look at."""
+
+    pid: int
+    state: WorkerState
+    started: float
+    batch_id: str | None
+    task: str | None
+    index: int | None
+    tasks_done: int
+    rss_bytes: int
+
+
+class PoolView(NamedTuple):
+    """The pool, for people and probes to look at."""
+
+    size: int
+    workers: list[WorkerView]
+    restarts: int
+    pending: int
+    turned: float  # when the pool's thread last went round, on the monotonic clock
+    degraded: list[str]  # one sentence per reason; empty when all is well
+
+
+class Event(Protocol):
+    """A batch's stop event as a reader outside the pool sees it: `multiprocessing.Event`'s part."""
+
+    def is_set(self) -> bool:
+        """Whether the batch was asked to stop."""
+
+    def set(self) -> None:
+        """Ask the batch to stop."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the event is set, at most `timeout` seconds; whether it is set."""
+
+
+class Backend(Protocol):
+    """A pool of workers. Every method may be called from any thread; none but start and close block."""
+
+    def start(self) -> None:
+        """Bring the processes up; returns once a worker is ready. Raises PoolStartError."""
+
+    def submit(self, order: Order, listener: Listener) -> None:
+        """Run a batch. Raises PoolClosed."""
+
+    def request_stop(self, batch_id: str, grace_s: float | None) -> None:
+        """Set the batch's event in its workers and start no more of its tasks; returns at once.
+
+        grace_s  seconds from the first stop to the kill of what still runs; None never kills.
+                 A repeat can only shorten it. A batch that has settled is left alone.
+        """
+
+    def event(self, batch_id: str) -> Event:
+        """The batch's event, hosted by the Manager."""
+
+    def forget(self, batch_id: str) -> None:
+        """Drop the event of a batch that has settled."""
+
+    def running(self, batch_id: str) -> list[RunningTask]:
+        """The batch's tasks that have begun and not ended, read from the workers' pages."""
+
+    def unkillable(self, batch_id: str) -> list[int]:
+        """Pids of the batch's processes that even SIGKILL did not end within its limit."""
+
+    def view(self) -> PoolView:
+        """The pool as it is now."""
+
+    def close(self, grace_s: float) -> None:
+        """Stop every batch, wait for the workers, kill what is left, end every process."""
+
+    def hurry(self) -> None:
+        """Cut a grace that `close` or a stop is waiting out to nothing."""

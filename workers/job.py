@@ -1,0 +1,133 @@
+"""One batch inside the pool: what of it is pending, leased, resting before a retry, or stopped."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import deque
+from collections.abc import Iterable
+
+from workers.backend import Listener, Order, Outcome, RetryPolicy
+from workers.messages import Lease
+
+#: How much work a worker is given at a time, in seconds: small enough to stop and to share out.
+LEASE_S = 0.015
+_SHARES_PER_WORKER = 2
+
+
+class Job:
+    """The pool's own record of a batch. Owner of every field: the pool's thread."""
+
+    def __init__(self, order: Order, listener: Listener) -> None:
+        self.order = order
+        self.listener = listener
+        self.id = order.batch_id
+        self.priority = order.priority
+        self.leases_out = 0
+        self.has_begun = False
+        self.is_stopping = False
+        self.stop_asked = 0.0
+        self.kill_due: float | None = None
+        self.resting: dict[int, Outcome] = {}  # waits for its next attempt: index -> last outcome
+        self.unkillable: list[int] = []
+        self._next = 0
+        self._total = len(order.items)
+        self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
+        self._lease_tasks = 1
+
+    @property
+    def pending(self) -> int:
+        """How many tasks wait for a worker."""
+        return self._total - self._next + len(self._returned)
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether a worker may get a lease of it now."""
+        if self.is_stopping or not self.pending:
+            return False
+        most = self.order.max_parallel
+        return most is None or self.leases_out < most
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it runs, waits or rests."""
+        return not self.leases_out and not self.pending and not self.resting
+
+    def take_lease(self, number: int, workers: int, most: int) -> Lease:
+        """The next tasks for one worker; there must be some."""
+        share = self.pending // (workers * _SHARES_PER_WORKER) + 1
+        count = min(self._lease_tasks, share, most)
+        self.leases_out += 1
+        if self._returned:
+            return self._lease_of_returned(number, count)
+        first, ends, text = self.order.items.run(self._next, count)
+        self._next += len(ends)
+        indexes = array("I", range(first, first + len(ends)))
+        return self._lease(number, 1, indexes, ends, text)
+
+    def give_back(self, indexes: Iterable[int], attempt: int) -> None:
+        """Take back tasks that have not begun; they are next."""
+        if not self.is_stopping:
+            self._returned.extendleft((index, attempt) for index in reversed(list(indexes)))
+
+    def learn(self, count: int, lasted_s: float) -> None:
+        """Size the next lease by the last one: twice as large, as far as it fits LEASE_S."""
+        fitting = int(LEASE_S * count / lasted_s) if lasted_s > 0 else self._lease_tasks * 2
+        self._lease_tasks = max(1, min(self._lease_tasks * 2, fitting))
+
+    def shrink(self) -> None:
+        """A lease took too long: start again from one task."""
+        self._lease_tasks = 1
+
+    def stop(self) -> list[Outcome]:
+        """Drop what never started; the last outcomes of tasks that rested before a retry."""
+        self.is_stopping = True
+        self._next = self._total
+        self._returned.clear()
+        resting = list(self.resting.values())
+        self.resting.clear()
+        return resting
+
+    def rest(self, outcome: Outcome) -> float:
+        """Keep a failed task for another attempt; how long it must rest, in seconds."""
+        self.resting[outcome.index] = outcome
+        return retry_delay_s(outcome.attempt + 1, self.order.retries)
+
+    def wake(self, index: int) -> None:
+        """A task has rested: it is pending again, unless the batch was stopped meanwhile."""
+        outcome = self.resting.pop(index, None)
+        if outcome is not None:
+            self._returned.append((index, outcome.attempt + 1))
+
+    def _lease_of_returned(self, number: int, count: int) -> Lease:
+        """Tasks of one attempt number, as they come."""
+        attempt = self._returned[0][1]
+        indexes = array("I")
+        while self._returned and len(indexes) < count and self._returned[0][1] == attempt:
+            indexes.append(self._returned.popleft()[0])
+        texts = [self.order.items.one(index) for index in indexes]
+        ends, end = array("I"), 0
+        for text in texts:
+            end += len(text)
+            ends.append(end)
+        return self._lease(number, attempt, indexes, ends, b"".join(texts))
+
+    def _lease(
+        self, number: int, attempt: int, indexes: array[int], ends: array[int], text: bytes
+    ) -> Lease:
+        announce = not self.has_begun
+        return Lease(number, self.id, self.order.task, attempt, announce, indexes, ends, text)
+
+
+def retry_delay_s(attempt: int, policy: RetryPolicy) -> float:
+    """Seconds to wait before `attempt`, drawn with full jitter.
+
+    attempt  2 or more; attempt 1 never waits
+    returns  0 <= delay <= min(max_backoff_s, backoff_s * 2 ** (attempt - 2))
+    source   M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015
+    """
+    if attempt < 2:
+        raise ValueError("the first attempt never waits")
+    doublings = min(attempt - 2, 60)
+    most = min(policy.max_backoff_s, policy.backoff_s * 2**doublings)
+    return random.uniform(0.0, most)

@@ -1,0 +1,110 @@
+"""The service's end of the line to its warden: start it, tell it, hear it, notice its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+from workers import wire
+from workers.events import manager_address
+from workers.linux import pids_with_variable
+
+#: Marks every process of one warden, wherever in the tree it has moved to.
+MARK_VARIABLE = "QUIESCE_WARDEN"
+EXIT_WAIT_S = 10.0
+SWEEPS = 100
+_BOOT = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from workers.warden import main
+main(int(sys.argv[1]), [name for name in sys.argv[3].split(",") if name])
+"""
+
+
+class WardenLink:
+    """One warden, from its start to its end."""
+
+    def __init__(
+        self,
+        modules: tuple[str, ...],
+        *,
+        folder: str,
+        authkey: bytes,
+        grace_s: float,
+        max_result_bytes: int,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._folder = folder
+        self.mark = secrets.token_hex(16)
+        self.end, theirs = wire.pair()
+        self._lifeline, their_lifeline = socket.socketpair()
+        path = json.dumps(sys.path)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), path, ""],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **environment, MARK_VARIABLE: self.mark},
+            )
+            self.tell(
+                {
+                    "do": "configure",
+                    "modules": list(modules),
+                    "folder": folder,
+                    "authkey": authkey.hex(),
+                    "grace_s": grace_s,
+                    "max_result_bytes": max_result_bytes,
+                }
+            )
+            self.tell({"do": "manager"}, [their_lifeline.fileno()])
+        finally:
+            theirs.close()
+            their_lifeline.close()
+
+    @property
+    def pid(self) -> int:
+        """The warden's pid."""
+        return self._process.pid
+
+    def tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
+        """Send one message; a warden that has died is noticed where its messages are read."""
+        with suppress(OSError):
+            wire.send(self.end, message, descriptors)
+
+    def hear(self) -> tuple[wire.Message | None, list[int]]:
+        """The next message and its descriptors; None when the warden has gone."""
+        return wire.receive(self.end)
+
+    def close(self) -> None:
+        """Have the warden end everything at once, and wait for it."""
+        self.tell({"do": "quit"})
+        self.end.close()
+        self._lifeline.close()
+        try:
+            self._process.wait(EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.bury()
+
+    def bury(self) -> None:
+        """Clear up after a warden that has died: itself, and all that still carries its mark."""
+        self.end.close()
+        self._lifeline.close()
+        self._process.kill()
+        self._process.wait()
+        for _ in range(SWEEPS):
+            marked = pids_with_variable(MARK_VARIABLE, self.mark)
+            if not marked:
+                break
+            for pid in marked:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):
+            os.unlink(manager_address(self._folder))

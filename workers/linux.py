@@ -1,0 +1,92 @@
+"""The few Linux facilities that Python has no function for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGKILL to this process when the thread that forked it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def become_subreaper() -> None:
+    """Become the parent of every orphan among this process's descendants."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_process_name(name: str) -> None:
+    """What `ps` and `top` show; at most 15 characters count."""
+    Path("/proc/self/comm").write_text(name)
+
+
+def prefer_for_oom(points: int) -> None:
+    """Let the kernel, short of memory, end this process before others; 1000 is the most."""
+    path = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):  # a sandbox may forbid it; nothing else depends on it
+        path.write_text(str(min(1000, int(path.read_text()) + points)))
+
+
+def thread_count() -> int:
+    """How many threads this process has, whoever started them."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def children() -> set[int]:
+    """Pids of this process's children, dead and not yet reaped ones included."""
+    try:
+        threads = os.listdir("/proc/self/task")
+        lists = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in threads]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread just ended
+        me = os.getpid()
+        return {pid for pid in all_pids() if parent_of(pid) == me}
+    return {int(pid) for text in lists for pid in text.split()}
+
+
+def all_pids() -> list[int]:
+    """Every process that /proc shows."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent's pid, or None if the process is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may itself hold spaces and parentheses.
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 if it is gone."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pids_with_variable(name: str, value: str) -> list[int]:
+    """Processes that were started with this environment variable, as far as we may look."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for pid in all_pids():
+        with suppress(OSError):
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.append(pid)
+    return found
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")

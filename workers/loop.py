@@ -1,0 +1,138 @@
+"""The pool's thread: waits for pipes, timers and calls from other threads, in one epoll."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+from typing import Any
+
+log = logging.getLogger("quiesce.pool")
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+
+
+class Timer:
+    """A call that is due at some time, unless it is cancelled before."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self.call = None
+
+
+class Loop:
+    """One thread that owns what it is given; everybody else only `call`s."""
+
+    def __init__(self, name: str) -> None:
+        self._epoll = select.epoll()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = count()
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_woken = False
+        self._is_ending = False
+        self.turned = monotonic()  # when the loop last went round: proof of progress
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.watch(self._wakeup, READ, self._drain_wakeups)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call it on the loop's thread, after the calls before it. From any thread."""
+        self._calls.append((function, arguments))
+        if not self._is_woken:
+            self._is_woken = True
+            os.eventfd_write(self._wakeup, 1)
+
+    def call_at(self, when: float, function: Callable[[], None]) -> Timer:
+        """Call it at a time on the monotonic clock. On the loop's thread only."""
+        timer = Timer(function)
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        return timer
+
+    def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        """Call `handler(mask)` whenever `fd` is ready."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, mask)
+
+    def change(self, fd: int, mask: int) -> None:
+        """Wait for something else on a watched descriptor."""
+        self._epoll.modify(fd, mask)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor; before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def end(self) -> None:
+        """End the loop after its present turn; from its own thread."""
+        self._is_ending = True
+
+    def join(self, limit_s: float) -> bool:
+        """Wait for the thread to end; whether it did."""
+        if self._thread.ident is not None:
+            self._thread.join(limit_s)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Give up the descriptors; after the thread has ended."""
+        self._epoll.close()
+        os.close(self._wakeup)
+
+    def _run(self) -> None:
+        while not self._is_ending:
+            for fd, mask in self._epoll.poll(self._patience_s()):
+                handler = self._handlers.get(fd)  # an earlier one in this turn may have removed it
+                if handler is not None:
+                    self._make(handler, mask)
+            self._make_due_calls()
+            self.turned = monotonic()
+
+    def _make_due_calls(self) -> None:
+        calls = self._calls
+        for _ in range(len(calls)):
+            function, arguments = calls.popleft()
+            self._make(function, *arguments)
+        timers = self._timers
+        while timers and timers[0][0] <= monotonic():
+            _, _, timer = heapq.heappop(timers)
+            if timer.call is not None:
+                self._make(timer.call)
+
+    def _make(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception:  # one broken handler must not take every batch with it
+            log.exception("the pool's thread goes on after an unexpected error")
+
+    def _patience_s(self) -> float:
+        if self._calls:
+            return 0.0
+        while self._timers and self._timers[0][2].call is None:
+            heapq.heappop(self._timers)
+        due_in_s = self._timers[0][0] - monotonic() if self._timers else TURN_EVERY_S
+        # epoll counts milliseconds and rounds down; a little late beats spinning.
+        return min(max(0.0, due_in_s + 0.001), TURN_EVERY_S) if due_in_s > 0 else 0.0
+
+    def _drain_wakeups(self, _: int) -> None:
+        self._is_woken = False
+        os.eventfd_read(self._wakeup)
+
+
+#: The loop turns at least this often, so that `turned` tells a live loop from a stuck one.
+TURN_EVERY_S = 1.0

@@ -1,0 +1,204 @@
+"""What crosses the pipes between the pool and a worker: small frames of plain data."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from workers.errors import BrokenFrame
+
+# --- worker to pool: what happened -------------------------------------------------------------
+
+
+class Kind(IntEnum):
+    """What a frame from a worker says. The first four are `backend.Ending`'s."""
+
+    RETURNED = 1
+    RAISED = 2
+    STOPPED = 3
+    TIMED_OUT = 4
+    READY = 10  # the worker can take leases
+    BEGUN = 11  # an announced lease's first task has begun
+    PROGRESS = 12
+    LEASE_ENDED = 13  # nothing of the lease runs or will run; said when no LAST could be
+
+
+ENDINGS = frozenset((Kind.RETURNED, Kind.RAISED, Kind.STOPPED, Kind.TIMED_OUT))
+
+
+class Flag(IntFlag):
+    """What else a frame about an attempt says."""
+
+    LAST = 1  # the lease has ended with it
+    LEFT_PROCESSES = 2  # the task left processes behind; they have been killed
+    LEFT_THREADS = 4  # it left threads behind; the worker will not take another lease
+
+
+class Report(NamedTuple):
+    """One frame from a worker."""
+
+    kind: int
+    flags: int
+    position: int
+    lease: int
+    began: float
+    ended: float
+    noticed: float
+    payload: bytes
+
+
+_REPORT = struct.Struct("<BBHIQddd")
+REPORT_BYTES = _REPORT.size
+MAX_PAYLOAD_BYTES = 2**32 - 1
+_pack_report = _REPORT.pack
+_KINDS = frozenset(Kind)
+
+
+def pack_report(
+    kind: int,
+    *,
+    lease: int = 0,
+    position: int = 0,
+    flags: int = 0,
+    began: float = 0.0,
+    ended: float = 0.0,
+    noticed: float = 0.0,
+    payload: bytes = b"",
+) -> bytes:
+    """One frame, as it is written."""
+    head = _pack_report(kind, flags, position, len(payload), lease, began, ended, noticed)
+    return head + payload
+
+
+def unpack_reports(text: bytes) -> tuple[list[Report], int]:
+    """The whole frames at the start of `text`, and how many bytes they take. Raises BrokenFrame."""
+    reports: list[Report] = []
+    add, unpack, size = reports.append, _REPORT.unpack_from, REPORT_BYTES
+    at, end = 0, len(text)
+    while at + size <= end:
+        kind, flags, position, length, lease, began, ended, noticed = unpack(text, at)
+        if kind not in _KINDS:
+            raise BrokenFrame(f"a frame of unknown kind {kind}")
+        start = at + size
+        stop = start + length
+        if stop > end:
+            break
+        add(Report(kind, flags, position, lease, began, ended, noticed, text[start:stop]))
+        at = stop
+    return reports, at
+
+
+def missing_bytes(text: bytes) -> int:
+    """How many bytes the incomplete frame at the start of `text` still lacks, as far as is known."""
+    if len(text) < REPORT_BYTES:
+        return REPORT_BYTES - len(text)
+    return int(_REPORT.unpack_from(text)[3]) + REPORT_BYTES - len(text)
+
+
+# --- pool to worker: leases --------------------------------------------------------------------
+
+
+class Lease(NamedTuple):
+    """Some tasks of one batch, handed to one worker."""
+
+    number: int
+    batch_id: str
+    task: str
+    attempt: int
+    announce: bool  # say when the first one begins
+    indexes: array[int]
+    ends: array[int]  # where each item ends in `text`
+    text: bytes
+
+    def item(self, position: int) -> bytes:
+        """The JSON text of the item at a position of the lease."""
+        ends = self.ends
+        return self.text[ends[position - 1] if position else 0 : ends[position]]
+
+
+_LEASE = struct.Struct("<IQIIBBB")
+LEASE_HEAD_BYTES = _LEASE.size
+_WORD = "I"
+_WORD_BYTES = array(_WORD).itemsize
+
+
+def pack_lease(lease: Lease) -> bytes:
+    """One lease, as it is written."""
+    batch_id, task = lease.batch_id.encode(), lease.task.encode()
+    body = b"".join(
+        (batch_id, task, lease.indexes.tobytes(), lease.ends.tobytes(), lease.text),
+    )
+    head = _LEASE.pack(
+        len(body),
+        lease.number,
+        lease.attempt,
+        len(lease.indexes),
+        lease.announce,
+        len(batch_id),
+        len(task),
+    )
+    return head + body
+
+
+def lease_body_bytes(head: bytes) -> int:
+    """The length of what follows a lease's head."""
+    return int(_LEASE.unpack(head)[0])
+
+
+def unpack_lease(head: bytes, body: bytes) -> Lease:
+    """The lease that was packed."""
+    _, number, attempt, count, announce, id_length, task_length = _LEASE.unpack(head)
+    names = id_length + task_length
+    words = names + count * _WORD_BYTES
+    text = words + count * _WORD_BYTES
+    indexes, ends = array(_WORD), array(_WORD)
+    indexes.frombytes(body[names:words])
+    ends.frombytes(body[words:text])
+    return Lease(
+        number,
+        body[:id_length].decode(),
+        body[id_length:names].decode(),
+        attempt,
+        bool(announce),
+        indexes,
+        ends,
+        body[text:],
+    )
+
+
+# --- the control pipe: commands, and the one answer --------------------------------------------
+
+
+class Command(IntEnum):
+    """What the pool tells a worker's control thread."""
+
+    STOP = 1  # set the event for this lease, begin no more of it
+    TIME_UP = 2  # set the event for one task of the lease: its time limit has passed
+    RECALL = 3  # give back what has not begun
+    RETURNED = 4  # the answer to RECALL: everything from `position` on was not begun
+
+
+class Control(NamedTuple):
+    """One message on the control pipe."""
+
+    command: int
+    lease: int
+    position: int
+
+
+_CONTROL = struct.Struct("<BQI")
+CONTROL_BYTES = _CONTROL.size
+
+
+def pack_control(command: Command, lease: int, position: int = 0) -> bytes:
+    """One message, as it is written."""
+    return _CONTROL.pack(command, lease, position)
+
+
+def unpack_controls(text: bytes) -> Iterator[Control]:
+    """The whole messages at the start of `text`."""
+    for at in range(0, len(text) - CONTROL_BYTES + 1, CONTROL_BYTES):
+        yield Control(*_CONTROL.unpack_from(text, at))

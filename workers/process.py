@@ -1,0 +1,219 @@
+"""The service's handle on one worker: its pipes, its page, and the lease it holds."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import NamedTuple
+
+from workers import messages
+from workers.backend import Ending, WorkerState
+from workers.job import Job
+from workers.loop import READ, WRITE, Loop
+from workers.messages import Command, Lease, Report
+from workers.page import Page, create_page
+from workers.worker import Pipes
+
+PIPE_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+OUTPUT_KEPT_BYTES = 64 << 10
+_OUTPUT_READ_BYTES = 1 << 16
+
+
+class Held:
+    """A lease in a worker's hands. Tasks are run and reported in order, so a count says it all."""
+
+    __slots__ = ("done", "first_began", "job", "last_ended", "lease", "until")
+
+    def __init__(self, job: Job, lease: Lease) -> None:
+        self.job = job
+        self.lease = lease
+        self.done = 0  # tasks reported
+        self.until = len(lease.indexes)  # less once the rest has been given back
+        self.first_began = 0.0
+        self.last_ended = 0.0
+
+    @property
+    def lasted_s(self) -> float:
+        """From the beginning of its first task to the end of the last one reported."""
+        return self.last_ended - self.first_began
+
+
+class Doom(NamedTuple):
+    """Why a worker is to be killed: what its task will be said to have ended as."""
+
+    ending: Ending
+    position: int | None  # of the task it is killed for; None: whatever it has of its lease
+    is_carried_out: bool = False
+
+
+class WorkerProcess:
+    """One worker as the pool's thread sees it; that thread owns every field."""
+
+    def __init__(self, number: int, loop: Loop) -> None:
+        self.number = number
+        self.pid = 0
+        self.handle = -1  # pidfd, once forked
+        self.state = WorkerState.STARTING
+        self.started = monotonic()
+        self.doom: Doom | None = None
+        self.is_replaced = False
+        self.tasks_done = 0
+        self.rss_bytes = 0
+        self.measured = 0.0
+        self.held: Held | None = None
+        self.output = b""
+        self._loop = loop
+        self._unread = bytearray()
+        self._unsent: deque[bytes] = deque()
+        page = create_page()
+        lease_reader, self._leases = os.pipe2(os.O_CLOEXEC)
+        self._reports, report_writer = os.pipe2(os.O_CLOEXEC)
+        self._output, output_writer = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair()
+        self._control = ours.detach()
+        self.theirs = Pipes(lease_reader, report_writer, theirs.detach(), page, output_writer)
+        self.page = Page(page)
+        for fd in (self._leases, self._reports, self._output, self._control):
+            os.set_blocking(fd, False)
+        for fd in (self._leases, self._reports):
+            with suppress(OSError):  # over the user's limit: the usual 64 KiB will do
+                _set_pipe_size(fd, PIPE_BYTES)
+
+    def watch(
+        self,
+        on_reports: Callable[[WorkerProcess], None],
+        on_control: Callable[[WorkerProcess, messages.Control], None],
+    ) -> None:
+        """Have the loop call back when the worker says something."""
+
+        def control(_: int) -> None:
+            for message in self._read_control():
+                on_control(self, message)
+
+        self._loop.watch(self._reports, READ, lambda _: on_reports(self))
+        self._loop.watch(self._control, READ, control)
+        self._loop.watch(self._output, READ, lambda _: self._keep_output())
+
+    def let_go(self) -> None:
+        """Close the worker's ends, once the warden has them."""
+        for fd in self.theirs:
+            os.close(fd)
+
+    def give(self, held: Held) -> None:
+        """Hand out a lease."""
+        self.held = held
+        self.state = WorkerState.BUSY
+        self._send(messages.pack_lease(held.lease))
+
+    def command(self, command: Command, lease: int, position: int = 0) -> None:
+        """Tell the control thread. The pipe holds far more commands than a lease can need."""
+        with suppress(OSError):  # a worker that has died is noticed elsewhere
+            os.write(self._control, messages.pack_control(command, lease, position))
+
+    def hang_up(self) -> None:
+        """No more leases: the worker ends by itself after what it is doing."""
+        self.state = WorkerState.CONDEMNED
+        if self._leases >= 0:
+            self._loop.unwatch(self._leases)
+            os.close(self._leases)
+            self._leases = -1
+
+    def read(self) -> list[Report] | None:
+        """Some of what the worker has reported since; None if it is nothing. Raises BrokenFrame."""
+        try:
+            text = os.read(self._reports, READ_BYTES)
+        except BlockingIOError:
+            return None
+        if not text:
+            self._loop.unwatch(self._reports)  # the end; what it means is for the warden to say
+            return None
+        unread = self._unread
+        if unread:
+            unread += text
+            if messages.missing_bytes(unread) > 0:
+                return []
+            text = bytes(unread)
+        reports, used = messages.unpack_reports(text)
+        self._unread = bytearray(text[used:]) if used < len(text) else bytearray()
+        return reports
+
+    def mute(self) -> None:
+        """Do not listen to its reports any more."""
+        self._loop.unwatch(self._reports)
+
+    def task_begun(self) -> int | None:
+        """The position of the task that has begun and is not reported, by the page."""
+        held = self.held
+        if held is None:
+            return None
+        place = self.page.place()
+        is_inside = place.lease == held.lease.number and held.done <= place.position < held.until
+        return place.position if is_inside else None
+
+    def close(self) -> None:
+        """Give up every descriptor."""
+        self.hang_up()
+        self._keep_output()
+        for fd in (self._reports, self._control, self._output):
+            self._loop.unwatch(fd)
+            os.close(fd)
+        if self.handle >= 0:
+            os.close(self.handle)
+        self.page.close()
+
+    def _send(self, frame: bytes) -> None:
+        """Write it, as far as the pipe takes it now; the loop writes the rest."""
+        if not self._unsent:
+            frame = frame[self._write(frame) :]
+            if not frame:
+                return
+            self._loop.watch(self._leases, WRITE, lambda _: self._send_rest())
+        self._unsent.append(frame)
+
+    def _send_rest(self) -> None:
+        while self._unsent:
+            frame = self._unsent[0]
+            written = self._write(frame)
+            if written < len(frame):
+                self._unsent[0] = frame[written:]
+                return
+            self._unsent.popleft()
+        self._loop.unwatch(self._leases)
+
+    def _write(self, frame: bytes) -> int:
+        try:
+            return os.write(self._leases, frame)
+        except BlockingIOError:
+            return 0
+        except BrokenPipeError:
+            return len(frame)  # dead: the warden will say so, and nothing of it has begun
+
+    def _read_control(self) -> list[messages.Control]:
+        try:
+            text = os.read(self._control, 4096)
+        except (BlockingIOError, ConnectionResetError):
+            return []
+        if not text:
+            self._loop.unwatch(self._control)
+        return list(messages.unpack_controls(text))
+
+    def _keep_output(self) -> None:
+        """Drain what tasks print, so that printing never blocks; the last 64 KiB are kept."""
+        try:
+            text = os.read(self._output, _OUTPUT_READ_BYTES)
+        except BlockingIOError:
+            return
+        if not text:
+            self._loop.unwatch(self._output)
+        self.output = (self.output + text)[-OUTPUT_KEPT_BYTES:]
+
+
+def _set_pipe_size(fd: int, count: int) -> None:
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, count)

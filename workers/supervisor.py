@@ -1,0 +1,256 @@
+"""Keeps N workers alive: starts them through the warden, replaces what died, backs off when it must."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import select
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic
+from typing import Protocol
+
+from workers import wire
+from workers.backend import WorkerState
+from workers.events import Events, manager_address
+from workers.link import WardenLink
+from workers.loop import READ, Loop
+from workers.process import WorkerProcess
+
+log = logging.getLogger("quiesce.pool")
+
+READY_LIMIT_S = 60.0
+LEAVE_LIMIT_S = 5.0
+GONE_LIMIT_S = 5.0
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What a pool needs to know; times in seconds, sizes in bytes."""
+
+    workers: int
+    modules: tuple[str, ...] = ("workers.examples",)
+    max_tasks_per_worker: int | None = None
+    max_worker_rss_bytes: int | None = None
+    max_result_bytes: int = 128 << 20
+    max_lease_tasks: int = 4096
+    shutdown_grace_s: float = 10.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """Whom the supervisor tells about its workers."""
+
+    def forked(self, worker: WorkerProcess) -> None:
+        """The worker exists; it is not ready yet."""
+
+    def frozen(self, worker: WorkerProcess) -> None:
+        """It does not execute an instruction until it is thawed or killed."""
+
+    def gone(self, worker: WorkerProcess, exitcode: int | None, unkillable: list[int]) -> None:
+        """It has ended, and so has everything it started, except `unkillable`."""
+
+    def came_up(self) -> None:
+        """The warden is there and has loaded the task modules."""
+
+    def failed_to_start(self, reason: str) -> None:
+        """The warden could not load the task modules."""
+
+
+class Supervisor:
+    """The staff of one pool. Runs on the pool's thread, which owns every field."""
+
+    def __init__(self, settings: PoolSettings, loop: Loop, host: Host) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._host = host
+        self._authkey = secrets.token_bytes(32)
+        self._folder = tempfile.mkdtemp(prefix="quiesce-")
+        self._numbers = count(1)
+        self._link: WardenLink | None = None
+        self._is_closing = False
+        self._failures = 0  # starts in a row, of workers or wardens, that came to nothing
+        self.workers: dict[int, WorkerProcess] = {}
+        self.restarts = 0
+        self.degraded: dict[str, str] = {}
+        self.events = Events(manager_address(self._folder), self._authkey)
+
+    def start(self) -> None:
+        """Start the warden, and through it the workers."""
+        if self._is_closing:
+            return
+        settings = self._settings
+        self._link = WardenLink(
+            settings.modules,
+            folder=self._folder,
+            authkey=self._authkey,
+            grace_s=settings.shutdown_grace_s,
+            max_result_bytes=settings.max_result_bytes,
+            environment=settings.environment,
+        )
+        self._loop.watch(self._link.end.fileno(), READ, lambda _: self._hear())
+
+    def ready(self, worker: WorkerProcess) -> None:
+        """A worker has said that it is ready."""
+        worker.state = WorkerState.IDLE
+        self._failures = 0
+        self.degraded.pop("workers", None)
+
+    def replace(self, worker: WorkerProcess) -> None:
+        """Let a worker end by itself, and start another in its place."""
+        worker.hang_up()
+        self.expect_end(worker)
+        worker.is_replaced = True
+        self.restarts += 1
+        self._start_worker()
+
+    def expect_end(self, worker: WorkerProcess) -> None:
+        """Kill a worker that should be ending by itself if it does not within the limit."""
+        self._loop.call_at(monotonic() + LEAVE_LIMIT_S, lambda: self._kill_if_there(worker))
+
+    def freeze(self, worker: WorkerProcess) -> None:
+        """Stop it where it is; the host is told once it stands still."""
+        self._tell({"do": "freeze", "worker": worker.number})
+
+    def thaw(self, worker: WorkerProcess) -> None:
+        """Let it go on."""
+        self._tell({"do": "thaw", "worker": worker.number})
+
+    def kill(self, worker: WorkerProcess) -> None:
+        """SIGKILL to it and its group; the host is told once it is gone."""
+        self._tell({"do": "kill", "worker": worker.number})
+
+    def prepare_close(self) -> None:
+        """Start nothing any more."""
+        self._is_closing = True
+
+    def close(self) -> None:
+        """End every process and remove the folder. After the loop has ended; blocks."""
+        if self._link is not None:
+            self._link.close()
+        self.events.close()
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- what the warden says -------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        assert self._link is not None
+        message, descriptors = self._link.hear()
+        if message is None:
+            self._bury_warden()
+            return
+        worker = self.workers.get(message.get("worker", 0))
+        match message["say"]:
+            case "ready":
+                self._warden_ready(message["late"])
+            case "failed":
+                self.degraded["warden"] = message["reason"]
+                self._host.failed_to_start(message["reason"])
+            case "manager":
+                self.events.restore()
+            case "forked" if worker is not None:
+                worker.pid, worker.handle = message["pid"], descriptors[0]
+                self._host.forked(worker)
+            case "frozen" if worker is not None:
+                self._host.frozen(worker)
+            case "exited" if worker is not None:
+                self._gone(worker, message["status"], message["unkillable"])
+
+    def _warden_ready(self, late: list[str]) -> None:
+        for module in late:
+            log.warning(
+                "task module %s starts threads when it is imported, which no fork can copy: it is "
+                "loaded in each worker instead, so workers start more slowly",
+                module,
+            )
+        self.degraded.pop("warden", None)
+        self._host.came_up()
+        for _ in range(self._settings.workers):
+            self._start_worker()
+
+    def _gone(self, worker: WorkerProcess, exitcode: int | None, unkillable: list[int]) -> None:
+        """A worker has ended: its tasks are judged, then its place is filled."""
+        was_starting = worker.state is WorkerState.STARTING
+        self._host.gone(worker, exitcode, unkillable)
+        del self.workers[worker.number]
+        worker.close()
+        if worker.is_replaced or self._is_closing:
+            return
+        self.restarts += 1
+        if not was_starting:
+            self._start_worker()
+            return
+        said = worker.output.decode(errors="replace").strip().rpartition("\n")[2]
+        log.error("worker %s ended before it was ready (%s): %s", worker.pid, exitcode, said)
+        self.degraded["workers"] = f"workers do not start (exit code {exitcode}): {said}"
+        self._loop.call_at(self._back_off(), self._start_worker)
+
+    def _bury_warden(self) -> None:
+        """The warden has died, and by the kernel's hand its workers: judge them, start afresh."""
+        link = self._link
+        if link is None:
+            return
+        self._link = None
+        self._loop.unwatch(link.end.fileno())
+        if not self._is_closing:
+            log.error("the warden (pid %s) has died; what ran is lost, a new one starts", link.pid)
+        workers = list(self.workers.values())
+        left = still_alive([worker.handle for worker in workers], GONE_LIMIT_S)
+        link.bury()
+        for worker in workers:
+            unkillable = [worker.pid] if worker.handle in left else []
+            worker.is_replaced = True  # by the next warden
+            self._gone(worker, None, unkillable)
+        self.degraded.setdefault("warden", "the warden has died and is being started again")
+        self.restarts += 1
+        self._loop.call_at(self._back_off(), self.start)
+
+    # --- starting -------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        if self._link is None or self._is_closing:
+            return  # the next warden starts a full set
+        worker = WorkerProcess(next(self._numbers), self._loop)
+        self.workers[worker.number] = worker
+        self._tell({"do": "fork", "worker": worker.number}, list(worker.theirs))
+        worker.let_go()
+        self._loop.call_at(
+            monotonic() + READY_LIMIT_S,
+            lambda: self._kill_if_there(worker, only=WorkerState.STARTING),
+        )
+
+    def _kill_if_there(self, worker: WorkerProcess, only: WorkerState | None = None) -> None:
+        if worker.number in self.workers and (only is None or worker.state is only):
+            self.kill(worker)
+
+    def _back_off(self) -> float:
+        """When to try again: later each time, until a worker is ready."""
+        delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures, 16))
+        self._failures += 1
+        return monotonic() + (delay_s if self._failures > 1 else 0.0)
+
+    def _tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
+        if self._link is not None:
+            self._link.tell(message, descriptors)
+
+
+def still_alive(handles: list[int], limit_s: float) -> set[int]:
+    """Wait until the processes behind these pidfds have ended; those that have not in time."""
+    poll = select.poll()
+    left = {handle for handle in handles if handle >= 0}
+    for handle in left:
+        poll.register(handle, select.POLLIN)
+    end = monotonic() + limit_s
+    while left and (patience_s := end - monotonic()) > 0:
+        for handle, _ in poll.poll(patience_s * 1000):
+            left.discard(handle)
+            poll.unregister(handle)
+    return left

@@ -1,0 +1,192 @@
+"""@task: a plain typed function becomes something the pool can run and HTTP can describe."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, NotRequired, TypeVar, cast, get_type_hints, overload
+
+import pydantic_core
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from typing_extensions import TypedDict
+
+from workers.context import Progress
+from workers.errors import CatalogError, ParametersInvalid, ResultNotJson
+from workers.stop import StopEvent
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: What the worker fills in by itself; everything else is a parameter of the item.
+INJECTED = (StopEvent, Progress)
+
+_MARK = "__quiesce_task__"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+@overload
+def task(function: Function, /) -> Function: ...
+@overload
+def task(*, name: str | None = None) -> Callable[[Function], Function]: ...
+def task(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Register a function as a task, under its own name or `name`; the function stays as it is.
+
+    Its parameters must be annotated with types pydantic understands; those annotated `StopEvent` or
+    `Progress` are filled in by the worker. The docstring is the catalog's text.
+    """
+
+    def mark(function: Any) -> Any:
+        setattr(function, _MARK, name or function.__name__)
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def task_name(thing: object) -> str | None:
+    """The name a function was registered under, or None if it is no task."""
+    mark = vars(thing).get(_MARK) if inspect.isfunction(thing) else None
+    return cast("str | None", mark)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task, ready to check items, run and write results."""
+
+    name: str
+    module: str
+    doc: str
+    function: Callable[..., Any]
+    schema: dict[str, Any]  # JSON schema of the parameters
+    injected: Mapping[str, type]  # parameter name -> what the worker passes there
+    parameters: TypeAdapter[dict[str, Any]]
+    result: TypeAdapter[Any]
+
+    def parse(self, text: bytes) -> dict[str, Any]:
+        """The keyword arguments in one item's JSON text. Raises ParametersInvalid."""
+        try:
+            return self.parameters.validate_json(text)
+        except ValidationError as error:
+            raise ParametersInvalid(
+                [(problem["loc"], problem["msg"]) for problem in _problems(error)]
+            ) from None
+
+    def write(self, value: object) -> bytes:
+        """A result as JSON, by the return annotation. Raises ResultNotJson."""
+        try:
+            text = self.result.dump_json(value, warnings=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ResultNotJson(str(error)) from None
+        # Cheap test first: only a text with one of these letters runs can hold a non-number.
+        if b"NaN" in text or b"Infinity" in text:
+            _refuse_non_numbers(text)
+        return text
+
+
+def describe(function: Callable[..., Any], module: str) -> TaskSpec:
+    """Everything the pool needs to know of a marked function. Raises CatalogError."""
+    name = getattr(function, _MARK)
+    where = f"task {name!r} in {module}"
+    if not _NAME.fullmatch(name):
+        raise CatalogError(f"{where}: a name is a letter, then letters, digits, '_', '-' or '.'")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise CatalogError(f"{where}: a generator cannot be a task; return a list instead")
+    if inspect.iscoroutinefunction(function):
+        raise CatalogError(f"{where}: async tasks are not supported yet")
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except Exception as error:
+        raise CatalogError(f"{where}: its annotations cannot be resolved: {error}") from error
+    fields, defaults, injected = _parameters(function, hints, where)
+    try:
+        parameters = _adapter_of_parameters(name, fields)
+        result = _adapter_of_result(hints.get("return", Any))
+        schema = _schema(parameters, fields, defaults)
+    except (
+        PydanticSchemaGenerationError,
+        PydanticUndefinedAnnotation,
+        PydanticUserError,
+        TypeError,
+    ) as error:
+        raise CatalogError(f"{where}: pydantic cannot handle its types: {error}") from error
+    doc = inspect.getdoc(function) or ""
+    return TaskSpec(name, module, doc, function, schema, injected, parameters, result)
+
+
+def _parameters(
+    function: Callable[..., Any], hints: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, type]]:
+    """Split a signature into fields of the item, their defaults, and what the worker fills in."""
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    injected: dict[str, type] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise CatalogError(f"{where}: parameter '*{parameter.name}' cannot come from an item")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise CatalogError(f"{where}: parameter {parameter.name!r} is positional-only")
+        if parameter.name not in hints:
+            raise CatalogError(f"{where}: parameter {parameter.name!r} has no annotation")
+        hint = hints[parameter.name]
+        if hint in INJECTED:
+            injected[parameter.name] = hint
+        elif parameter.default is parameter.empty:
+            fields[parameter.name] = hint
+        else:
+            fields[parameter.name] = NotRequired[hint]
+            defaults[parameter.name] = parameter.default
+    return fields, defaults, injected
+
+
+def _adapter_of_parameters(name: str, fields: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    """A typed dictionary keeps every parameter name possible and leaves defaults to the function."""
+    shape = TypedDict(name, fields)  # type: ignore[operator]  # made at run time
+    shape.__pydantic_config__ = ConfigDict(extra="forbid")
+    return TypeAdapter(shape)
+
+
+def _adapter_of_result(annotation: object) -> TypeAdapter[Any]:
+    """Non-numbers are written out, not turned into null, so that `TaskSpec.write` can refuse them."""
+    wanted = Any if annotation is None else annotation
+    try:
+        return TypeAdapter(wanted, config=ConfigDict(ser_json_inf_nan="constants"))
+    except PydanticUserError:  # a model, dataclass or typed dictionary brings its own config
+        return TypeAdapter(wanted)
+
+
+def _schema(
+    parameters: TypeAdapter[Any], fields: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    schema = parameters.json_schema()
+    for name, default in defaults.items():
+        hint = fields[name].__args__[0]
+        try:
+            written = json.loads(TypeAdapter(Annotated[hint, ...]).dump_json(default))
+        except (ValueError, TypeError):
+            continue  # a default that JSON cannot show is still used, only not shown
+        schema["properties"][name].setdefault("default", written)
+    return schema
+
+
+def _problems(error: ValidationError) -> list[Any]:
+    return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _refuse_non_numbers(text: bytes) -> None:
+    def refuse(constant: str) -> None:
+        raise ResultNotJson(f"JSON has no {constant}")
+
+    try:
+        json.loads(text, parse_constant=refuse)
+    except ValueError as error:
+        raise ResultNotJson(str(error)) from None
+
+
+def write_error(error: Mapping[str, object]) -> bytes:
+    """An error object as JSON; lone surrogates and the like are replaced, never refused."""
+    try:
+        return pydantic_core.to_json(error)
+    except ValueError:
+        return json.dumps(error).encode("ascii")

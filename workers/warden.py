@@ -1,0 +1,307 @@
+"""The warden: parent of every worker and of the Manager; forks, reaps, kills, and cleans up.
+
+One single-threaded process per service, in a session of its own, deaf to SIGINT and SIGTERM. It is
+started by `workers.link` and speaks `workers.wire`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import current_process
+from time import monotonic
+from typing import Any, NoReturn
+
+from workers import events, linux, wire, worker
+from workers.catalog import Catalog
+from workers.errors import CatalogError
+
+OOM_POINTS = 300
+#: After this long a killed process is reported as one that even SIGKILL cannot end.
+STRAYS_WAIT_S = 5.0
+MANAGER_RESTART_S = 0.2
+_ONLY_THREAD = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker that the warden has forked."""
+
+    number: int
+    pid: int
+    is_freezing: bool = False
+    status: int | None = None  # once reaped
+    ended: float = 0.0
+
+
+class Warden:
+    """The process's main loop. Single-threaded: no field has a second user."""
+
+    def __init__(self, service: socket.socket, config: wire.Message, catalog: Catalog) -> None:
+        self._service = service
+        self._catalog = catalog
+        self._late: list[str] = config["late"]
+        self._folder: str = config["folder"]
+        self._manager_address = events.manager_address(self._folder)
+        self._max_result_bytes: int = config["max_result_bytes"]
+        self._grace_s: float = config["grace_s"]
+        self._pid = os.getpid()
+        self._children: dict[int, Child] = {}
+        self._manager: int | None = None
+        self._manager_due: float | None = None
+        self._lifeline = -1
+        self._is_alone_since: float | None = None
+        self._signals, self._wakeup = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve until the service has gone and nothing of it is left."""
+        for end in (self._signals, self._wakeup):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        self._selector.register(self._service, selectors.EVENT_READ)
+        self._tell({"say": "ready", "late": self._late})
+        while not self._is_done():
+            ready = {key.fileobj for key, _ in self._selector.select(self._patience_s())}
+            if self._signals in ready:
+                with suppress(BlockingIOError):
+                    self._signals.recv(4096)
+            self._reap()
+            self._restart_manager_if_due()
+            if self._service in ready:
+                self._obey()
+        self._clean_up()
+
+    # --- the service --------------------------------------------------------------------------
+
+    def _obey(self) -> None:
+        """Carry out one message of the service; at its end, outlive it by the grace."""
+        message, descriptors = wire.receive(self._service)
+        if message is None:
+            self._selector.unregister(self._service)
+            self._is_alone_since = monotonic()
+            return
+        match message["do"]:
+            case "manager":
+                self._lifeline = descriptors[0]
+                self._start_manager()
+            case "fork":
+                self._start_worker(message["worker"], worker.Pipes(*descriptors))
+            case "freeze" | "thaw" | "kill" as action:
+                child = self._children.get(message["worker"])
+                if child is not None and child.status is None:
+                    self._act(child, action)
+            case "quit":
+                self._grace_s = 0.0
+
+    def _act(self, child: Child, action: str) -> None:
+        """Signal a worker's group: its leader is unreaped, so the number is still its own."""
+        child.is_freezing = action == "freeze"
+        number = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "kill": signal.SIGKILL}[action]
+        self._signal_group(child.pid, number)
+
+    def _tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
+        if self._is_alone_since is None:
+            with suppress(OSError):  # its end is noticed by the selector
+                wire.send(self._service, message, descriptors)
+
+    # --- children -----------------------------------------------------------------------------
+
+    def _start_worker(self, number: int, pipes: worker.Pipes) -> None:
+        def body() -> NoReturn:
+            worker.main(
+                pipes, self._catalog, self._late, self._manager_address, self._max_result_bytes
+            )
+
+        pid = self._fork(body, f"quiesce-wrk-{number}", [self._lifeline])
+        for descriptor in pipes:
+            os.close(descriptor)
+        self._children[number] = Child(number, pid)
+        handle = os.pidfd_open(pid)
+        self._tell({"say": "forked", "worker": number, "pid": pid}, [handle])
+        os.close(handle)
+
+    def _start_manager(self) -> None:
+        self._manager_due = None
+        with suppress(FileNotFoundError):
+            os.unlink(self._manager_address)
+        address, lifeline = self._manager_address, self._lifeline
+        self._manager = self._fork(lambda: events.serve(address, lifeline), "quiesce-manager", [])
+        self._tell({"say": "manager", "pid": self._manager})
+
+    def _restart_manager_if_due(self) -> None:
+        if self._manager_due is not None and monotonic() >= self._manager_due:
+            self._start_manager()
+
+    def _fork(self, body: Callable[[], object], name: str, foreign: list[int]) -> int:
+        """Start a child in its own session; it dies with the warden. `foreign` is closed in it."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            linux.die_with_parent()
+            if os.getppid() != self._pid:
+                os._exit(1)
+            os.setsid()
+            linux.become_subreaper()
+            linux.set_process_name(name)
+            linux.prefer_for_oom(OOM_POINTS)
+            self._selector.close()
+            for end in (self._service, self._signals, self._wakeup):
+                end.close()
+            for descriptor in foreign:
+                os.close(descriptor)
+            body()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(1)
+
+    def _reap(self) -> None:
+        """Learn what became of the children, and end what dead workers left behind."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            self._note(pid, status)
+        ended = [child for child in self._children.values() if child.status is not None]
+        if ended:
+            self._end_strays(ended)
+
+    def _note(self, pid: int, status: int) -> None:
+        if pid == self._manager:
+            if os.WIFSTOPPED(status):
+                os.kill(pid, signal.SIGCONT)
+            else:
+                self._manager = None
+                self._manager_due = monotonic() + MANAGER_RESTART_S
+            return
+        child = next((child for child in self._children.values() if child.pid == pid), None)
+        if child is None:
+            return  # a stray, reaped
+        if not os.WIFSTOPPED(status):
+            child.status, child.ended = status, monotonic()
+        elif child.is_freezing:
+            self._tell({"say": "frozen", "worker": child.number})
+        else:
+            self._signal_group(pid, signal.SIGCONT)  # nobody here asked for that
+
+    def _end_strays(self, ended: list[Child]) -> None:
+        """Report workers as gone once everything they started is gone too.
+
+        A live worker is the subreaper of its own descendants, so a child of ours that we did not
+        fork can only have come from a worker that has died.
+        """
+        own = {child.pid for child in self._children.values() if child.status is None}
+        own.add(self._manager or -1)
+        strays = linux.children() - own
+        for pid in strays:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for child in ended:
+            is_overdue = monotonic() - child.ended > STRAYS_WAIT_S
+            if strays and not is_overdue:
+                continue
+            self._tell(
+                {
+                    "say": "exited",
+                    "worker": child.number,
+                    "status": os.waitstatus_to_exitcode(child.status or 0),
+                    "unkillable": sorted(strays),
+                }
+            )
+            del self._children[child.number]
+
+    @staticmethod
+    def _signal_group(pid: int, number: int) -> None:
+        os.kill(pid, number)  # first by itself: just forked, it may not lead a group yet
+        with suppress(ProcessLookupError):
+            os.killpg(pid, number)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _is_done(self) -> bool:
+        if self._is_alone_since is None:
+            return False
+        return not self._children or monotonic() >= self._is_alone_since + self._grace_s
+
+    def _patience_s(self) -> float | None:
+        """How long the loop may sleep: until the next thing that happens without a descriptor."""
+        dues = [self._manager_due] if self._manager_due is not None else []
+        if any(child.status is not None for child in self._children.values()):
+            dues.append(monotonic() + 0.005)  # strays are dying
+        if self._is_alone_since is not None:
+            dues.append(self._is_alone_since + self._grace_s)
+        return max(0.0, min(dues) - monotonic()) if dues else None
+
+    def _clean_up(self) -> None:
+        """Kill every descendant, remove the folder. Whoever is our child here is to die."""
+        self._manager_due = None
+        end = monotonic() + STRAYS_WAIT_S
+        while (left := linux.children()) and monotonic() < end:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def load(modules: list[str], late: list[str]) -> tuple[Catalog, list[str]]:
+    """Import the task modules that can be shared; the first one, if any, that starts threads.
+
+    A fork copies only the thread that forks, so a module with threads is loaded in each worker.
+    """
+    catalog = Catalog()
+    for name in modules:
+        if name in late:
+            continue
+        catalog.add_module(name)
+        if linux.thread_count() > _ONLY_THREAD:
+            return catalog, [name]
+    return catalog, []
+
+
+def main(descriptor: int, late: list[str]) -> None:
+    """The warden's process, from its first line to its last."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    linux.set_process_name("quiesce-warden")
+    linux.become_subreaper()
+    service = socket.socket(fileno=descriptor)
+    config: Any = wire.receive(service, peek=True)[0]
+    if config is None:
+        return
+    try:
+        catalog, threaded = load(config["modules"], late)
+    except CatalogError as error:
+        wire.send(service, {"say": "failed", "reason": str(error)})
+        return
+    if threaded:
+        # Its threads cannot be ended, only replaced together with the process they are in.
+        os.set_inheritable(descriptor, True)
+        arguments = [*sys.orig_argv[1:-1], ",".join([*late, *threaded])]
+        os.execv(sys.executable, [sys.executable, *arguments])
+    wire.receive(service)
+    config["late"] = late
+    current_process().authkey = bytes.fromhex(config["authkey"])
+    gc.collect()
+    gc.freeze()
+    Warden(service, config, catalog).run()
