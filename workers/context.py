@@ -26,9 +26,7 @@ class Progress:
         self._next = 0.0
         self._held: tuple[float, float | None, str | None] | None = None
 
-    def __call__(
-        self, done: float, total: float | None = None, message: str | None = None
-    ) -> None:
+    def __call__(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report `done` of `total` (any unit you like)."""
         now = monotonic()
         if now < self._next:

@@ -76,8 +76,11 @@ class Inbox:
                 self.flag.set()
 
     def recall(self, lease: int) -> int | None:
-        """Take back what has not begun; the first position that was not, None if not that lease."""
+        """Take back what has not begun: the first position that has not; None if all has."""
         with self._lock:
+            if lease > self._lease:  # still in the pipe: it will be opened and found empty
+                self._stopped.add(lease)
+                return 0
             if lease != self._lease or not self._left:
                 return None
             first = self._left[0]

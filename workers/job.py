@@ -10,8 +10,12 @@ from collections.abc import Iterable
 from workers.backend import Listener, Order, Outcome, RetryPolicy
 from workers.messages import Lease
 
-#: How much work a worker is given at a time, in seconds: small enough to stop and to share out.
-LEASE_S = 0.015
+#: How much work one lease is, and how much a worker may have before it, in seconds: small enough to
+#: be shared out, large enough not to be felt.
+LEASE_S = 0.008
+AHEAD_S = 0.016
+MAX_LEASES_AHEAD = 32
+BRISK_TASK_S = 0.0002
 _SHARES_PER_WORKER = 2
 
 
@@ -24,6 +28,7 @@ class Job:
         self.id = order.batch_id
         self.priority = order.priority
         self.leases_out = 0
+        self.holders = 0  # workers that hold leases of it
         self.has_begun = False
         self.is_stopping = False
         self.stop_asked = 0.0
@@ -34,6 +39,7 @@ class Job:
         self._total = len(order.items)
         self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
         self._lease_tasks = 1
+        self.task_s = AHEAD_S  # how long one task takes, as far as is known
 
     @property
     def pending(self) -> int:
@@ -46,12 +52,22 @@ class Job:
         if self.is_stopping or not self.pending:
             return False
         most = self.order.max_parallel
-        return most is None or self.leases_out < most
+        return most is None or self.holders < most
+
+    @property
+    def is_brisk(self) -> bool:
+        """Whether its tasks have lately been so short that it is not worth waking for each one."""
+        return self.task_s < BRISK_TASK_S
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing of it runs, waits or rests."""
         return not self.leases_out and not self.pending and not self.resting
+
+    def leases_ahead(self, most_tasks: int) -> int:
+        """How many leases one worker may hold at once: more than one only of short tasks."""
+        lease_s = self.task_s * min(self._lease_tasks, most_tasks)
+        return max(1, min(MAX_LEASES_AHEAD, int(AHEAD_S / lease_s)))
 
     def take_lease(self, number: int, workers: int, most: int) -> Lease:
         """The next tasks for one worker; there must be some."""
@@ -72,12 +88,13 @@ class Job:
 
     def learn(self, count: int, lasted_s: float) -> None:
         """Size the next lease by the last one: twice as large, as far as it fits LEASE_S."""
-        fitting = int(LEASE_S * count / lasted_s) if lasted_s > 0 else self._lease_tasks * 2
+        self.task_s = max(lasted_s / count, 1e-6)
+        fitting = int(LEASE_S / self.task_s)
         self._lease_tasks = max(1, min(self._lease_tasks * 2, fitting))
 
     def shrink(self) -> None:
         """A lease took too long: start again from one task."""
-        self._lease_tasks = 1
+        self._lease_tasks, self.task_s = 1, AHEAD_S
 
     def stop(self) -> list[Outcome]:
         """Drop what never started; the last outcomes of tasks that rested before a retry."""
@@ -115,8 +132,7 @@ class Job:
     def _lease(
         self, number: int, attempt: int, indexes: array[int], ends: array[int], text: bytes
     ) -> Lease:
-        announce = not self.has_begun
-        return Lease(number, self.id, self.order.task, attempt, announce, indexes, ends, text)
+        return Lease(number, self.id, self.order.task, attempt, indexes, ends, text)
 
 
 def retry_delay_s(attempt: int, policy: RetryPolicy) -> float:

@@ -14,9 +14,7 @@ from workers.tasks import write_error
 _CRASH_REPORT = b"Fatal Python error"
 
 
-def lost_outcome(
-    worker: WorkerProcess, held: Held, position: int, exitcode: int | None
-) -> Outcome:
+def lost_outcome(worker: WorkerProcess, held: Held, position: int, exitcode: int | None) -> Outcome:
     """The outcome of the task that had begun and was not reported, by why its worker ended."""
     ending = worker.doom.ending if worker.doom is not None else Ending.LOST
     began, ended = worker.page.began(), monotonic()
@@ -28,9 +26,7 @@ def lost_outcome(
         case _:
             payload = _worker_lost(worker, exitcode)
     index, attempt = held.lease.indexes[position], held.lease.attempt
-    return Outcome(
-        index, attempt, ending, payload, began, ended, 0.0, worker.pid, Leftovers.NONE
-    )
+    return Outcome(index, attempt, ending, payload, began, ended, 0.0, worker.pid, Leftovers.NONE)
 
 
 def _worker_lost(worker: WorkerProcess, exitcode: int | None) -> bytes:

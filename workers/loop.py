@@ -71,8 +71,9 @@ class Loop:
         self._epoll.register(fd, mask)
 
     def change(self, fd: int, mask: int) -> None:
-        """Wait for something else on a watched descriptor."""
-        self._epoll.modify(fd, mask)
+        """Wait for something else on a watched descriptor; one that is not watched stays so."""
+        if fd in self._handlers:
+            self._epoll.modify(fd, mask)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
@@ -126,8 +127,7 @@ class Loop:
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         due_in_s = self._timers[0][0] - monotonic() if self._timers else TURN_EVERY_S
-        # epoll counts milliseconds and rounds down; a little late beats spinning.
-        return min(max(0.0, due_in_s + 0.001), TURN_EVERY_S) if due_in_s > 0 else 0.0
+        return min(max(0.0, due_in_s), TURN_EVERY_S)
 
     def _drain_wakeups(self, _: int) -> None:
         self._is_woken = False

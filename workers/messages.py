@@ -21,9 +21,8 @@ class Kind(IntEnum):
     STOPPED = 3
     TIMED_OUT = 4
     READY = 10  # the worker can take leases
-    BEGUN = 11  # an announced lease's first task has begun
-    PROGRESS = 12
-    LEASE_ENDED = 13  # nothing of the lease runs or will run; said when no LAST could be
+    PROGRESS = 11
+    LEASE_ENDED = 12  # nothing of the lease runs or will run; said when no LAST could be
 
 
 ENDINGS = frozenset((Kind.RETURNED, Kind.RAISED, Kind.STOPPED, Kind.TIMED_OUT))
@@ -37,18 +36,9 @@ class Flag(IntFlag):
     LEFT_THREADS = 4  # it left threads behind; the worker will not take another lease
 
 
-class Report(NamedTuple):
-    """One frame from a worker."""
-
-    kind: int
-    flags: int
-    position: int
-    lease: int
-    began: float
-    ended: float
-    noticed: float
-    payload: bytes
-
+#: One frame from a worker: kind, flags, position, lease, began, ended, noticed, payload. A plain
+#: tuple, because there are hundreds of thousands of them in a second.
+Report = tuple[int, int, int, int, float, float, float, bytes]
 
 _REPORT = struct.Struct("<BBHIQddd")
 REPORT_BYTES = _REPORT.size
@@ -86,7 +76,7 @@ def unpack_reports(text: bytes) -> tuple[list[Report], int]:
         stop = start + length
         if stop > end:
             break
-        add(Report(kind, flags, position, lease, began, ended, noticed, text[start:stop]))
+        add((kind, flags, position, lease, began, ended, noticed, text[start:stop]))
         at = stop
     return reports, at
 
@@ -108,7 +98,6 @@ class Lease(NamedTuple):
     batch_id: str
     task: str
     attempt: int
-    announce: bool  # say when the first one begins
     indexes: array[int]
     ends: array[int]  # where each item ends in `text`
     text: bytes
@@ -119,7 +108,7 @@ class Lease(NamedTuple):
         return self.text[ends[position - 1] if position else 0 : ends[position]]
 
 
-_LEASE = struct.Struct("<IQIIBBB")
+_LEASE = struct.Struct("<IQIIBB")
 LEASE_HEAD_BYTES = _LEASE.size
 _WORD = "I"
 _WORD_BYTES = array(_WORD).itemsize
@@ -136,7 +125,6 @@ def pack_lease(lease: Lease) -> bytes:
         lease.number,
         lease.attempt,
         len(lease.indexes),
-        lease.announce,
         len(batch_id),
         len(task),
     )
@@ -150,7 +138,7 @@ def lease_body_bytes(head: bytes) -> int:
 
 def unpack_lease(head: bytes, body: bytes) -> Lease:
     """The lease that was packed."""
-    _, number, attempt, count, announce, id_length, task_length = _LEASE.unpack(head)
+    _, number, attempt, count, id_length, task_length = _LEASE.unpack(head)
     names = id_length + task_length
     words = names + count * _WORD_BYTES
     text = words + count * _WORD_BYTES
@@ -162,7 +150,6 @@ def unpack_lease(head: bytes, body: bytes) -> Lease:
         body[:id_length].decode(),
         body[id_length:names].decode(),
         attempt,
-        bool(announce),
         indexes,
         ends,
         body[text:],

@@ -42,7 +42,15 @@ START_LIMIT_S = 120.0
 #: A lease that takes longer than this is called back, as far as it has not begun.
 RECALL_AFTER_S = 0.05
 MEASURE_EVERY_S = 1.0
+#: How long after a batch's first lease, and how often, to look whether its first task has begun.
+LOOK_AFTER_S = 0.005
+#: How long reports of short tasks may gather before they are read: a worker that need not wake
+#: anybody for each one is several times as fast.
+GATHER_S = 0.001
 CLOSE_MARGIN_S = 10.0
+# Plain numbers: an operation on an enum member costs as much as the rest of a report.
+_READY, _PROGRESS, _LEASE_ENDED = int(Kind.READY), int(Kind.PROGRESS), int(Kind.LEASE_ENDED)
+_LAST, _LEFT_THREADS = int(Flag.LAST), int(Flag.LEFT_THREADS)
 _ENDINGS = {int(ending): ending for ending in Ending}
 _FINE = (Ending.RETURNED, Ending.STOPPED)
 
@@ -154,46 +162,81 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give every idle worker something to do, as long as there is something."""
+        given: list[tuple[WorkerProcess, Job]] = []
         while self._idle:
             now = monotonic()
             job = self._scheduler.take(now)
             if job is None:
-                return
+                break
             if job.is_runnable:
                 worker, _ = self._idle.popitem(last=False)
+                job.holders += 1
                 self._lease(worker, job, now)
+                given.append((worker, job))
                 if job.is_runnable:
                     self._scheduler.add(job, now)
+        for worker, job in given:
+            self._top_up(worker, job)
 
     def _lease(self, worker: WorkerProcess, job: Job, now: float) -> None:
         number = next(self._numbers)
-        most = self._settings.max_lease_tasks
-        held = Held(job, job.take_lease(number, self._settings.workers, most))
+        settings = self._settings
+        held = Held(job, job.take_lease(number, settings.workers, settings.max_lease_tasks))
         worker.give(held)
+        at = self._loop.call_at
         if held.until > 1:
-            self._loop.call_at(now + RECALL_AFTER_S, partial(self._recall, worker, held))
+            at(now + RECALL_AFTER_S, partial(self._recall, worker, held))
         if job.order.timeout_s is not None:
-            due = now + job.order.timeout_s
-            self._loop.call_at(due, partial(self._check_time_limit, worker, held))
+            at(now + job.order.timeout_s, partial(self._check_time_limit, worker, held))
+        if not job.has_begun:
+            at(now + LOOK_AFTER_S, partial(self._look_whether_begun, worker, held))
+
+    def _top_up(self, worker: WorkerProcess, job: Job) -> None:
+        """Keep short work ahead of a worker, so that it need not wait for the next lease.
+
+        Only while nobody else waits: the next batch's first task comes after one lease's time.
+        """
+        most = job.leases_ahead(self._settings.max_lease_tasks)
+        if len(worker.leases) > most // 2 or self._idle:
+            return
+        now = monotonic()
+        while len(worker.leases) < most and job.pending and not job.is_stopping:
+            if len(self._scheduler) > (job in self._scheduler):
+                return
+            self._lease(worker, job, now)
+
+    def _look_whether_begun(self, worker: WorkerProcess, held: Held) -> None:
+        """The batch's first task has begun when some worker's page says so."""
+        job = held.job
+        if job.has_begun or held not in worker.leases:
+            return
+        if worker.held is held and worker.task_begun() is not None:
+            self._begin(job, worker.page.began())
+        else:
+            self._loop.call_at(
+                monotonic() + LOOK_AFTER_S, partial(self._look_whether_begun, worker, held)
+            )
 
     def _recall(self, worker: WorkerProcess, held: Held) -> None:
         """A lease takes longer than expected: call back what has not begun."""
-        if worker.held is held and held.until - held.done > 1:
+        if held in worker.leases and held.until - held.done > (worker.held is held):
             held.job.shrink()
-            worker.command(Command.RECALL, held.lease.number)
+            for each in worker.leases:
+                worker.command(Command.RECALL, each.lease.number)
 
     def _given_back(self, worker: WorkerProcess, message: Control) -> None:
         """The worker's answer to a recall: everything from this position on has not begun."""
-        held = worker.held
-        if held is not None and held.lease.number == message.lease:
-            self._take_back(held, message.position)
-            self._queue(held.job)
-            self._hand_out()
+        for held in worker.leases:
+            if held.lease.number == message.lease:
+                self._take_back(held, message.position)
+                self._queue(held.job)
+                self._hand_out()
 
     def _take_back(self, held: Held, position: int) -> None:
-        indexes = held.lease.indexes[position : held.until]
-        held.until = position
-        held.job.give_back(indexes, held.lease.attempt)
+        if position < held.until:
+            indexes = held.lease.indexes[position : held.until]
+            held.until = position
+            held.job.give_back(indexes, held.lease.attempt)
 
     def _queue(self, job: Job) -> None:
         if job.is_runnable:
@@ -210,8 +253,18 @@ class Pool:
     # --- what workers say -----------------------------------------------------------------------
 
     def _hear(self, worker: WorkerProcess) -> None:
+        """Read what there is; then let reports gather, if the worker has enough to do meanwhile."""
         self._read(worker)
         self._hand_out()
+        is_well_stocked = worker.work_ahead_s >= 2 * GATHER_S
+        if is_well_stocked == worker.is_listening:
+            worker.listen(not is_well_stocked)
+        if is_well_stocked:
+            self._loop.call_at(monotonic() + GATHER_S, partial(self._hear_gathered, worker))
+
+    def _hear_gathered(self, worker: WorkerProcess) -> None:
+        if worker.number in self._staff.workers:
+            self._hear(worker)
 
     def _drain(self, worker: WorkerProcess) -> None:
         """Read everything that a worker that no longer runs has written."""
@@ -236,27 +289,27 @@ class Pool:
     def _take(self, worker: WorkerProcess, reports: list[Report]) -> None:
         outcomes: list[Outcome] = []
         for report in reports:
-            held = worker.held
-            if report.kind == Kind.READY:
+            kind, flags, position, lease = report[:4]
+            if kind == _READY:
                 self._staff.ready(worker)
                 self._make_idle(worker)
                 self._started.set()
                 continue
-            if held is None or held.lease.number != report.lease:
-                raise BrokenFrame(f"a report on lease {report.lease}, which it does not hold")
-            if report.kind in _ENDINGS:
+            held = worker.held
+            if held is None or held.lease.number != lease:
+                raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
+            if kind in _ENDINGS:
                 outcomes.append(_outcome(held, report, worker.pid))
-                if report.flags & Flag.LEFT_THREADS:
+                if flags & _LEFT_THREADS:
                     worker.state = WorkerState.CONDEMNED  # it ends by itself, and its lease then
                     self._staff.expect_end(worker)
-            elif report.kind == Kind.BEGUN:
-                self._begin(held.job, report.began)
-            elif report.kind == Kind.PROGRESS:
-                index = held.lease.indexes[report.position]
-                held.job.listener.progressed(index, held.lease.attempt, report.payload)
-            if report.flags & Flag.LAST or report.kind == Kind.LEASE_ENDED:
-                self._deliver(held.job, outcomes)
-                outcomes = []
+            elif kind == _PROGRESS:
+                index = held.lease.indexes[position]
+                held.job.listener.progressed(index, held.lease.attempt, report[7])
+            if flags & _LAST or kind == _LEASE_ENDED:
+                if outcomes:
+                    self._deliver(held.job, outcomes)
+                    outcomes = []
                 self._end_lease(worker, held)
         if outcomes and worker.held is not None:
             self._deliver(worker.held.job, outcomes)
@@ -294,17 +347,22 @@ class Pool:
     def _end_lease(self, worker: WorkerProcess, held: Held) -> None:
         """The worker has nothing of the lease in hand any more."""
         job = held.job
-        worker.held = None
+        worker.leases.popleft()
         worker.tasks_done += held.done
         if held.done:
             job.learn(held.done, held.lasted_s)
         self._take_back(held, held.done)
         job.leases_out -= 1
+        if worker.leases:
+            if worker.state is WorkerState.BUSY and not self._is_worn_out(worker):
+                self._top_up(worker, job)
+            return
         if worker.state is WorkerState.BUSY and worker.doom is None:
             if self._is_worn_out(worker):
                 self._staff.replace(worker)
             else:
                 self._make_idle(worker)
+        job.holders -= 1
         if job.is_settled:
             self._settle(job)
         else:
@@ -346,8 +404,9 @@ class Pool:
                 job.listener.stopping(cause)
                 self._staff.events.set_soon(job.id)
             for worker in self._staff.workers.values():
-                if worker.held is not None and worker.held.job is job:
-                    worker.command(Command.STOP, worker.held.lease.number)
+                for held in worker.leases:
+                    if held.job is job:
+                        worker.command(Command.STOP, held.lease.number)
             if given_up:
                 job.listener.ended(given_up)
             if job.is_settled:
@@ -428,30 +487,28 @@ class Pool:
             self._begin(held.job, outcome.began)
             self._deliver(held.job, [outcome])
         if not unkillable:
-            self._end_lease(worker, held)
+            while worker.leases:
+                self._end_lease(worker, worker.leases[0])
         self._hand_out()
+
+
+_make_outcome = partial(tuple.__new__, Outcome)
 
 
 def _outcome(held: Held, report: Report, pid: int) -> Outcome:
     """A report as the listener gets it. Raises BrokenFrame if it is out of order."""
-    position = report.position
+    kind, flags, position, _, began, ended, noticed, payload = report
     if position != held.done or position >= held.until:
         raise BrokenFrame(f"a report on task {position} of a lease, not {held.done}")
     if not position:
-        held.first_began = report.began
-    held.last_ended = report.ended
+        held.first_began = began
+    held.last_ended = ended
     held.done = position + 1
-    flags = report.flags
-    return Outcome(
-        held.lease.indexes[position],
-        held.lease.attempt,
-        _ENDINGS[report.kind],
-        report.payload,
-        report.began,
-        report.ended,
-        report.noticed,
-        pid,
-        Leftovers(flags >> 1) if flags > Flag.LAST else Leftovers.NONE,
+    lease = held.lease
+    leftovers = Leftovers(flags >> 1) if flags > _LAST else Leftovers.NONE
+    index, ending = lease.indexes[position], _ENDINGS[kind]
+    return _make_outcome(
+        (index, lease.attempt, ending, payload, began, ended, noticed, pid, leftovers)
     )
 
 

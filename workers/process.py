@@ -19,7 +19,8 @@ from workers.page import Page, create_page
 from workers.worker import Pipes
 
 PIPE_BYTES = 1 << 20
-READ_BYTES = 1 << 20
+# A larger buffer costs more to provide than the reads it saves.
+READ_BYTES = 1 << 16
 OUTPUT_KEPT_BYTES = 64 << 10
 _OUTPUT_READ_BYTES = 1 << 16
 
@@ -62,10 +63,11 @@ class WorkerProcess:
         self.started = monotonic()
         self.doom: Doom | None = None
         self.is_replaced = False
+        self.is_listening = True
         self.tasks_done = 0
         self.rss_bytes = 0
         self.measured = 0.0
-        self.held: Held | None = None
+        self.leases: deque[Held] = deque()  # in the order in which they are worked off; one batch's
         self.output = b""
         self._loop = loop
         self._unread = bytearray()
@@ -83,6 +85,19 @@ class WorkerProcess:
         for fd in (self._leases, self._reports):
             with suppress(OSError):  # over the user's limit: the usual 64 KiB will do
                 _set_pipe_size(fd, PIPE_BYTES)
+
+    @property
+    def held(self) -> Held | None:
+        """The lease that is being worked off."""
+        return self.leases[0] if self.leases else None
+
+    @property
+    def work_ahead_s(self) -> float:
+        """How long its leases will keep it busy, if their tasks are known to be short; else 0."""
+        held = self.held
+        if held is None or not held.job.is_brisk:
+            return 0.0
+        return sum(each.until - each.done for each in self.leases) * held.job.task_s
 
     def watch(
         self,
@@ -106,7 +121,7 @@ class WorkerProcess:
 
     def give(self, held: Held) -> None:
         """Hand out a lease."""
-        self.held = held
+        self.leases.append(held)
         self.state = WorkerState.BUSY
         self._send(messages.pack_lease(held.lease))
 
@@ -145,6 +160,11 @@ class WorkerProcess:
     def mute(self) -> None:
         """Do not listen to its reports any more."""
         self._loop.unwatch(self._reports)
+
+    def listen(self, is_on: bool) -> None:
+        """Be called for each report, or let them gather in the pipe for a while."""
+        self.is_listening = is_on
+        self._loop.change(self._reports, READ if is_on else 0)
 
     def task_begun(self) -> int | None:
         """The position of the task that has begun and is not reported, by the page."""

@@ -55,5 +55,8 @@ class Scheduler(Generic[C]):
             self.remove(best)
         return best
 
+    def __contains__(self, candidate: C) -> bool:
+        return candidate in self._lines.get(candidate.priority, ())
+
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))

@@ -40,7 +40,7 @@ TIDY_AFTER_S = 0.00025
 _OUT_OF_THE_WAY = 4096
 # Plain numbers: combining enum members costs as much as a short task.
 _LAST, _LEFT_PROCESSES, _LEFT_THREADS = (int(flag) for flag in Flag)
-_MAX_READ_BYTES = 1 << 20
+_MAX_READ_BYTES = 1 << 16
 
 
 class Pipes(NamedTuple):
@@ -102,8 +102,6 @@ class Worker:
         while (position := inbox.take()) is not None:
             began = monotonic()
             self._page.enter(lease.number, position, began)
-            if lease.announce and position == 0:
-                self._write(pack_report(Kind.BEGUN, lease=lease.number, began=began))
             kind, payload, noticed = self._attempt(spec, lease, position)
             if inbox.is_late:
                 kind, payload = Kind.TIMED_OUT, failure.time_limit_error(monotonic() - began)
@@ -232,7 +230,9 @@ class Worker:
         os._exit(0)
 
 
-def main(pipes: Pipes, catalog: Catalog, late_modules: list[str], manager: str, max_result_bytes: int) -> NoReturn:
+def main(
+    pipes: Pipes, catalog: Catalog, late_modules: list[str], manager: str, max_result_bytes: int
+) -> NoReturn:
     """Become a worker; called in a fresh fork of the warden, which has set up signals and session."""
     set_manager_address(manager)
     pipes = Pipes(*(_move_up(fd) for fd in pipes))
@@ -243,8 +243,12 @@ def main(pipes: Pipes, catalog: Catalog, late_modules: list[str], manager: str, 
     os.dup2(pipes.output, 2)
     os.close(pipes.output)
     sys.stdin = open(0, closefd=False)
-    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), errors="backslashreplace", line_buffering=True)
-    sys.stderr = io.TextIOWrapper(open(2, "wb", buffering=0, closefd=False), errors="backslashreplace", write_through=True)
+    sys.stdout = io.TextIOWrapper(
+        open(1, "wb", closefd=False), errors="backslashreplace", line_buffering=True
+    )
+    sys.stderr = io.TextIOWrapper(
+        open(2, "wb", buffering=0, closefd=False), errors="backslashreplace", write_through=True
+    )
     faulthandler.enable(file=2)
     current_process().name = "QuiesceWorker"
     for module in late_modules:
