@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from workers import wire
 from workers.events import manager_address
 from workers.linux import pids_with_variable
 
-#: Marks every process of one warden, wherever in the tree it has moved to.
+#: Marks every process of one pool, wherever in the tree it has moved to.
 MARK_VARIABLE = "QUIESCE_WARDEN"
 EXIT_WAIT_S = 10.0
 SWEEPS = 100
@@ -36,13 +35,14 @@ class WardenLink:
         modules: tuple[str, ...],
         *,
         folder: str,
+        mark: str,
         authkey: bytes,
         grace_s: float,
         max_result_bytes: int,
         environment: Mapping[str, str],
     ) -> None:
         self._folder = folder
-        self.mark = secrets.token_hex(16)
+        self._mark = mark
         self.end, theirs = wire.pair()
         self._lifeline, their_lifeline = socket.socketpair()
         path = json.dumps(sys.path)
@@ -52,7 +52,7 @@ class WardenLink:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, **environment, MARK_VARIABLE: self.mark},
+                env={**os.environ, **environment, MARK_VARIABLE: mark},
             )
             self.tell(
                 {
@@ -100,7 +100,7 @@ class WardenLink:
         self._process.kill()
         self._process.wait()
         for _ in range(SWEEPS):
-            marked = pids_with_variable(MARK_VARIABLE, self.mark)
+            marked = pids_with_variable(MARK_VARIABLE, self._mark)
             if not marked:
                 break
             for pid in marked:

@@ -71,6 +71,8 @@ class Pool:
         self._started = threading.Event()
         self._start_problem = ""
         self._settled = threading.Condition()
+        self.mark = self._staff.mark  # every process of the pool carries it in its environment
+        self.folder = self._staff.folder  # private, for the Manager's socket
 
     # --- the backend ----------------------------------------------------------------------------
 
@@ -184,7 +186,7 @@ class Pool:
         held = Held(job, job.take_lease(number, settings.workers, settings.max_lease_tasks))
         worker.give(held)
         at = self._loop.call_at
-        if held.until > 1:
+        if held.until > 1 or worker.held is not held:
             at(now + RECALL_AFTER_S, partial(self._recall, worker, held))
         if job.order.timeout_s is not None:
             at(now + job.order.timeout_s, partial(self._check_time_limit, worker, held))
@@ -201,7 +203,7 @@ class Pool:
             return
         now = monotonic()
         while len(worker.leases) < most and job.pending and not job.is_stopping:
-            if len(self._scheduler) > (job in self._scheduler):
+            if len(self._scheduler) > (job in self._scheduler) or self._is_worn_out(worker):
                 return
             self._lease(worker, job, now)
 
@@ -349,7 +351,7 @@ class Pool:
         job = held.job
         worker.leases.popleft()
         worker.tasks_done += held.done
-        if held.done:
+        if held.lasted_s > 0:
             job.learn(held.done, held.lasted_s)
         self._take_back(held, held.done)
         job.leases_out -= 1
@@ -375,8 +377,10 @@ class Pool:
     def _is_worn_out(self, worker: WorkerProcess) -> bool:
         """Whether it has run enough tasks, or has grown too large, to be replaced."""
         most = self._settings.max_tasks_per_worker
-        if most is not None and worker.tasks_done >= most:
-            return True
+        if most is not None:
+            in_hand = sum(held.until - held.done for held in worker.leases)
+            if worker.tasks_done + in_hand >= most:
+                return True
         limit = self._settings.max_worker_rss_bytes
         now = monotonic()
         if limit is None or now < worker.measured + MEASURE_EVERY_S:

@@ -1,4 +1,4 @@
-"""Who is next: strict priority with aging, round robin within a priority. Pure."""
+"""Who is next: strict priority with aging, round robin within a priority; pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Scheduler(Generic[C]):
 
     def add(self, candidate: C, now: float) -> None:
         """Queue it behind those of its priority; one that already waits keeps its place."""
-        self._lines.setdefault(candidate.priority, OrderedDict()).setdefault(candidate, now)
+        line = self._lines.get(candidate.priority)
+        if line is None:
+            line = self._lines[candidate.priority] = OrderedDict()
+        line.setdefault(candidate, now)
 
     def remove(self, candidate: C) -> None:
         """Take it out, if it is in."""

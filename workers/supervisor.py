@@ -69,8 +69,9 @@ class Supervisor:
         self._settings = settings
         self._loop = loop
         self._host = host
+        self.mark = secrets.token_hex(16)
         self._authkey = secrets.token_bytes(32)
-        self._folder = tempfile.mkdtemp(prefix="quiesce-")
+        self.folder = tempfile.mkdtemp(prefix="quiesce-")
         self._numbers = count(1)
         self._link: WardenLink | None = None
         self._is_closing = False
@@ -78,7 +79,7 @@ class Supervisor:
         self.workers: dict[int, WorkerProcess] = {}
         self.restarts = 0
         self.degraded: dict[str, str] = {}
-        self.events = Events(manager_address(self._folder), self._authkey)
+        self.events = Events(manager_address(self.folder), self._authkey)
 
     def start(self) -> None:
         """Start the warden, and through it the workers."""
@@ -87,7 +88,8 @@ class Supervisor:
         settings = self._settings
         self._link = WardenLink(
             settings.modules,
-            folder=self._folder,
+            folder=self.folder,
+            mark=self.mark,
             authkey=self._authkey,
             grace_s=settings.shutdown_grace_s,
             max_result_bytes=settings.max_result_bytes,
@@ -137,7 +139,7 @@ class Supervisor:
         for worker in self.workers.values():
             worker.close()
         self.workers.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- what the warden says -------------------------------------------------------------------
 

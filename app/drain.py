@@ -1,0 +1,69 @@
+"""The way down: refuse new work, stop what runs, answer who waits, then end the processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from app.service import Service
+from workers.backend import Backend
+
+log = logging.getLogger("quiesce.drain")
+
+#: From the end of the grace to the last outcome: kills, reaping, a shield.
+SETTLE_MARGIN_S = 5.0
+
+
+class Drain:
+    """One shutdown of one service. `begin` and `hurry` belong to the event loop's thread.
+
+    It can begin while requests are still served, which is what lets waiting clients have their
+    receipts; `close` begins it if nobody did.
+    """
+
+    def __init__(self, service: Service, backend: Backend, grace_s: float) -> None:
+        self._service, self._backend, self._grace_s = service, backend, grace_s
+        self._task: asyncio.Task[None] | None = None
+        self._deadline = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        return self._task is not None
+
+    def begin(self, then: Callable[[], None] | None = None) -> None:
+        """Start the drain, unless it is under way; `then` is called at its end, in any case."""
+        if self._task is None:
+            self._deadline = monotonic() + self._grace_s
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        if then is not None:
+            self._task.add_done_callback(lambda _: then())
+
+    def hurry(self) -> None:
+        """Somebody asked a second time: now."""
+        log.warning("asked again: killing what still runs")
+        self._deadline = monotonic()
+        self._service.end_polls()
+        self._backend.hurry()
+
+    async def close(self) -> None:
+        """See the drain through, then end the pool's processes."""
+        self.begin()
+        assert self._task is not None
+        await asyncio.shield(self._task)
+        self._service.close()
+        left_s = max(0.0, self._deadline - monotonic())
+        await asyncio.to_thread(self._backend.close, left_s)
+
+    async def _run(self) -> None:
+        live = len(self._service.registry)
+        log.info("shutting down; stopping %d batches, grace %g s", live, self._grace_s)
+        try:
+            await self._service.drain(self._grace_s + SETTLE_MARGIN_S)
+        except Exception:
+            # Whatever it was, the processes end all the same, and the exit code is not this one's.
+            log.exception("the drain went wrong")
+        left = len(self._service.registry)
+        if left:
+            log.error("%d batches have not settled in time", left)

@@ -1,0 +1,37 @@
+"""Identifiers that sort by the time they were made."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_RANDOM_BITS = 80
+_STEP_BITS = 32
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+
+
+class Ids:
+    """Makes ULIDs in lower case, each greater than the one before, also within a millisecond.
+
+    source  the ULID specification: 48 bits of Unix milliseconds, 80 random ones, Crockford's base 32
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._millisecond = 0
+        self._random = 0
+
+    def new(self) -> str:
+        """The next identifier."""
+        now = time.time_ns() // 1_000_000
+        with self._lock:
+            if now > self._millisecond:
+                self._millisecond = now
+                # The top bit starts clear, so that the steps of one millisecond never overflow.
+                self._random = secrets.randbits(_RANDOM_BITS - 1)
+            else:  # the same millisecond, or a clock that was set back
+                self._random += secrets.randbits(_STEP_BITS) + 1
+            number = self._millisecond << _RANDOM_BITS | self._random
+        return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

@@ -1,0 +1,101 @@
+"""create_app() and the lifespan: build, start and drain everything, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+
+from app import __version__, openapi, problems
+from app.datadir import lock_data_dir
+from app.docs import router as docs_router
+from app.drain import Drain
+from app.intake import IntakeLimits
+from app.routes import batches, operations, tasks
+from app.service import Service
+from app.settings import Settings, load_settings
+from app.signals import drain_on_signals
+from app.store import Store
+from workers.catalog import Catalog
+from workers.examples import ROOT_VARIABLE
+from workers.pool import Pool, PoolSettings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; nothing is started before its lifespan begins, which may happen repeatedly.
+
+    settings  the default reads the QUIESCE_* variables
+    raises    SettingsInvalid, CatalogError
+    """
+    settings = settings or load_settings()
+    catalog = Catalog.load(settings.tasks)
+    app = FastAPI(
+        title="Quiesce",
+        version=__version__,
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.catalog = catalog
+    app.state.intake_limits = IntakeLimits(
+        body_bytes=settings.max_body_bytes, item_bytes=settings.max_item_bytes
+    )
+    for router in (batches.router, tasks.router, operations.router, docs_router):
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app, catalog)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Lock the data folder, start the pool, serve, drain. Raises DataDirUnusable, PoolStartError."""
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock_data_dir(settings.data_dir))
+        backend = Pool(_pool_settings(settings))
+        await asyncio.to_thread(backend.start)
+        service = Service(
+            backend,
+            app.state.catalog,
+            Store(settings.keep_ended, settings.keep_ended_bytes),
+            default_grace_s=settings.grace,
+            shutdown_grace_s=settings.shutdown_grace,
+        )
+        drain = Drain(service, backend, settings.shutdown_grace)
+        stack.push_async_callback(drain.close)
+        stack.enter_context(drain_on_signals(drain))
+        app.state.service = service
+        yield
+
+
+def _pool_settings(settings: Settings) -> PoolSettings:
+    root = settings.files_root
+    return PoolSettings(
+        workers=settings.workers,
+        modules=settings.tasks,
+        max_tasks_per_worker=settings.max_tasks_per_worker,
+        max_worker_rss_bytes=settings.max_worker_rss,
+        max_result_bytes=settings.max_result_bytes,
+        shutdown_grace_s=settings.shutdown_grace,
+        environment={} if root is None else {ROOT_VARIABLE: os.fspath(root.resolve())},
+    )
+
+
+@cache
+def _default_app() -> FastAPI:
+    return create_app()
+
+
+def __getattr__(name: str) -> Any:
+    """`uvicorn app.main:app` works, and importing this module builds nothing."""
+    if name == "app":
+        return _default_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,221 @@
+"""Batches: submit, watch, stop, read what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.errors import (
+    BatchNotFound,
+    BodyEncoded,
+    BodyNotJson,
+    BodyTooLarge,
+    CursorInvalid,
+    NoFilter,
+    NotJsonMediaType,
+    RequestInvalid,
+    ServiceDraining,
+    TaskRecordNotFound,
+    UnknownTask,
+)
+from app.intake import read_draft
+from app.problems import responses_for
+from app.routes.parameters import GetQuery, ListQuery, StopManyQuery, StopQuery, TaskListQuery
+from app.routes.replies import (
+    ETAG,
+    LOCATION,
+    NDJSON,
+    RETRY_AFTER,
+    answer,
+    send,
+    service_of,
+)
+from app.schemas import BatchList, BatchView, StopList, TaskPage, TaskView
+from app.service import BATCHES_PER_TURN, Glance, Service
+from app.views import fingerprint
+
+router = APIRouter(tags=["batches"])
+
+BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
+TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
+IfNoneMatch = Annotated[
+    str | None, Header(description="The `ETag` of an earlier answer: 304 if nothing has changed.")
+]
+
+
+@router.post(
+    "/batches",
+    status_code=202,
+    response_class=Response,
+    responses={
+        202: answer("Accepted, and queued.", BatchView, {"Location": LOCATION}),
+        **responses_for(
+            BodyNotJson, BodyTooLarge, NotJsonMediaType, BodyEncoded, RequestInvalid, UnknownTask,
+            ServiceDraining,
+        ),
+    },
+)  # fmt: skip
+async def create_batch(request: Request) -> Response:
+    """Run a task over a list of items. Every item is checked first: one mistake, and nothing runs."""
+    service = service_of(request)
+    service.refuse_while_draining()  # before a large body is read for nothing
+    state = request.app.state
+    draft = await read_draft(request, service.catalog, state.intake_limits)
+    batch = service.create(draft)
+    return send(batch, 202, {"Location": batch.links.self})
+
+
+@router.get(
+    "/batches",
+    response_class=Response,
+    responses={
+        200: answer("A page of batches, newest first.", BatchList),
+        **responses_for(RequestInvalid, CursorInvalid),
+    },
+)
+async def list_batches(request: Request, query: ListQuery) -> Response:
+    """Batches, newest first."""
+    service = service_of(request)
+    found, following = await service.list_batches(query.filter, query.limit, query.cursor)
+    page = BatchList.model_construct(next=following, batches=await _texts(service, found))
+    return send(page)
+
+
+@router.get(
+    "/batches/{batch_id}",
+    response_class=Response,
+    responses={
+        200: answer("The batch, with small results inline.", BatchView, {"ETag": ETAG}),
+        304: answer("Nothing has changed since that `ETag`.", headers={"ETag": ETAG}),
+        **responses_for(BatchNotFound, RequestInvalid),
+    },
+)
+async def get_batch(
+    request: Request, batch_id: BatchId, query: GetQuery, if_none_match: IfNoneMatch = None
+) -> Response:
+    """One batch; with `wait`, as soon as it has ended, or after that time as it is then."""
+    service = service_of(request)
+    glance = service.glance(batch_id)
+    if query.wait and not glance.is_final:
+        await service.wait_until_final(batch_id, query.wait)
+        glance = service.look_again(glance)
+    headers = {"ETag": fingerprint(glance.row, glance.running, glance.unkillable)}
+    if if_none_match is not None and _matches(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return send(service.show(glance, with_results=True), headers=headers)
+
+
+@router.delete(
+    "/batches/{batch_id}",
+    response_class=Response,
+    responses={
+        200: answer("The receipt: nothing of the batch runs any more.", BatchView),
+        202: answer(
+            "The stop goes on; something still runs.",
+            BatchView,
+            {"Location": LOCATION, "Retry-After": RETRY_AFTER},
+        ),
+        **responses_for(BatchNotFound, RequestInvalid),
+    },
+)
+async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> Response:
+    """Stop a batch safely: answers when nothing of it runs any more. The record stays readable."""
+    service = service_of(request)
+    glance = await service.stop(batch_id, query.ask, _wait_of(request, query.wait))
+    view = service.show(glance)
+    if glance.is_final:
+        return send(view)
+    again = str(service.retry_after_s([glance]))
+    return send(view, 202, {"Location": view.links.self, "Retry-After": again})
+
+
+@router.delete(
+    "/batches",
+    response_class=Response,
+    responses={
+        200: answer("The receipts: nothing of these batches runs any more.", StopList),
+        202: answer(
+            "Some stops go on: those in `pending`.", StopList, {"Retry-After": RETRY_AFTER}
+        ),
+        **responses_for(RequestInvalid, NoFilter),
+    },
+)
+async def stop_batches(request: Request, query: StopManyQuery) -> Response:
+    """Stop every active batch that matches, with one wait for all. Without a filter: 422."""
+    service = service_of(request)
+    glances = await service.stop_many(query.filter, query.ask, _wait_of(request, query.wait))
+    pending = [glance.row.given.id for glance in glances if not glance.is_final]
+    view = StopList.model_construct(pending=pending, batches=await _texts(service, glances))
+    if not pending:
+        return send(view)
+    return send(view, 202, {"Retry-After": str(service.retry_after_s(glances))})
+
+
+@router.get(
+    "/batches/{batch_id}/tasks",
+    response_class=Response,
+    responses={
+        200: answer("A page of the batch's tasks, in index order.", TaskPage),
+        **responses_for(BatchNotFound, RequestInvalid, CursorInvalid),
+    },
+)
+async def list_tasks_of_batch(
+    request: Request, batch_id: BatchId, query: TaskListQuery
+) -> Response:
+    """The batch's tasks: state, attempt, timings, worker, result or error."""
+    service = service_of(request)
+    return send(service.list_tasks(batch_id, query.states, query.limit, query.cursor))
+
+
+@router.get(
+    "/batches/{batch_id}/tasks/{index}",
+    response_class=Response,
+    responses={
+        200: answer("The task.", TaskView),
+        **responses_for(BatchNotFound, TaskRecordNotFound, RequestInvalid),
+    },
+)
+async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskIndex) -> Response:
+    """One task of the batch."""
+    return send(service_of(request).show_task(batch_id, index))
+
+
+@router.get(
+    "/batches/{batch_id}/results",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One line for each task that has ended by now, in index order.",
+            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ResultLine"}}},
+        },
+        **responses_for(BatchNotFound, RequestInvalid),
+    },
+)
+async def stream_results(request: Request, batch_id: BatchId) -> Response:
+    """The results so far as NDJSON; it never waits for a task that has not ended."""
+    return StreamingResponse(service_of(request).results(batch_id), media_type=NDJSON)
+
+
+def _wait_of(request: Request, wait_s: float | None) -> float:
+    default_s: float = request.app.state.settings.stop_wait
+    return default_s if wait_s is None else wait_s
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    """RFC 9110, 13.1.2: weak comparison with any tag of the list, or `*`."""
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return etag in tags or tags == ["*"]
+
+
+async def _texts(service: Service, glances: Sequence[Glance]) -> Any:
+    """Many batches as one JSON array (bytes), written with pauses."""
+    texts = []
+    for count, glance in enumerate(glances, start=1):
+        texts.append(service.show(glance).to_json())
+        if count % BATCHES_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return b"[%b]" % b",".join(texts)

@@ -1,0 +1,119 @@
+"""One task of a batch, its result, and pages of them, as they are sent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field, SkipValidation, WithJsonSchema
+
+from app.lifecycle import TaskState
+from app.schemas.view import RawJson, Spliced, View
+
+_AT = datetime.fromisoformat("2026-11-22T14:30:00Z")
+_LATER = datetime.fromisoformat("2026-11-22T14:30:03Z")
+
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "title": "Task error",
+    "properties": {
+        "type": {
+            "type": "string",
+            "description": "The exception's class name, or one of ours: `WorkerLost`, "
+            "`TimeLimitExceeded`, `ResultNotJson`, `ResultTooLarge`, `ParameterError`.",
+        },
+        "message": {"type": "string"},
+        "traceback": {"type": "string"},
+        "exitcode": {"type": ["integer", "null"], "description": "Of the lost worker."},
+        "signal": {"type": ["integer", "string", "null"], "description": "That ended the worker."},
+    },
+    "required": ["type", "message"],
+    "examples": [{"type": "FileNotFoundError", "message": "No such file or directory: 'a.png'"}],
+}
+
+PROGRESS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "title": "Task progress",
+    "properties": {
+        "done": {"type": "number"},
+        "total": {"type": ["number", "null"]},
+        "message": {"type": ["string", "null"]},
+    },
+    "required": ["done", "total", "message"],
+    "examples": [{"done": 3, "total": 10, "message": None}],
+}
+
+Index = Annotated[int, Field(ge=0, examples=[0])]
+Attempt = Annotated[int, Field(ge=0, examples=[1])]
+FinalState = Annotated[TaskState, Field(examples=["succeeded"])]
+RawError = Annotated[bytes | None, SkipValidation, WithJsonSchema(ERROR_SCHEMA), Spliced()]
+RawProgress = Annotated[bytes | None, SkipValidation, WithJsonSchema(PROGRESS_SCHEMA), Spliced()]
+
+
+class ResultLine(View):
+    """What became of one task: the result it returned, or the error that ended it."""
+
+    index: Index
+    """The task's position in `items`."""
+    state: FinalState
+    """How it ended."""
+    attempt: Attempt
+    """The attempt that ended it, counted from 1."""
+    result: Annotated[RawJson, Field(examples=["1: done"])] = None
+    """What it returned, as JSON; partial if it was stopped."""
+    error: RawError = None
+    """Why it has no result."""
+
+    def to_json(self) -> bytes:
+        """The line without its line end."""
+        return result_line(self.index, self.state, self.attempt, self.result, self.error)
+
+
+def result_line(
+    index: int, state: TaskState, attempt: int, result: bytes | None, error: bytes | None
+) -> bytes:
+    """One `ResultLine` as JSON, without the cost of making the object."""
+    head = b'{"index":%d,"state":"%b","attempt":%d' % (index, state.value.encode(), attempt)
+    if result is not None:
+        return b'%b,"result":%b}' % (head, result)
+    if error is not None:
+        return b'%b,"error":%b}' % (head, error)
+    return head + b"}"
+
+
+class TaskView(View):
+    """One task of a batch."""
+
+    index: Index
+    """Its position in `items`."""
+    state: Annotated[TaskState, Field(examples=["succeeded"])]
+    """Where it is in its life."""
+    attempt: Attempt
+    """The attempt under way or last made, counted from 1; 0 if it has not begun."""
+    started_at: Annotated[datetime | None, Field(examples=[_AT])]
+    """When that attempt began."""
+    finished_at: Annotated[datetime | None, Field(examples=[_LATER])]
+    """When it ended for good."""
+    took: Annotated[float | None, Field(ge=0, examples=[3.0])]
+    """Seconds between the two."""
+    noticed_at: Annotated[datetime | None, Field(examples=[None])]
+    """When it first saw its event set; null if it never did."""
+    pid: Annotated[int | None, Field(examples=[4711])]
+    """The worker that runs or ran it."""
+    leftovers: Annotated[list[str], Field(examples=[[]])]
+    """What it left running, `processes` or `threads`; all of it was ended."""
+    progress: RawProgress = None
+    """What it last said about itself; left out if it never did."""
+    result: Annotated[RawJson, Field(examples=["1: done"])] = None
+    """What it returned; left out if it has not."""
+    error: RawError = None
+    """Why it failed; left out if it has not."""
+
+
+class TaskPage(View):
+    """A page of a batch's tasks, in index order."""
+
+    next: Annotated[str | None, Field(examples=[None])]
+    """The `cursor` of the next page; null on the last one."""
+    tasks: Annotated[list[TaskView], Spliced()]
+    """The tasks of this page."""

@@ -1,0 +1,1 @@
+"""The tests of Quiesce; the folders mirror the tree they test."""

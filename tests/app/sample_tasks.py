@@ -1,0 +1,63 @@
+"""Tasks for the tests of the service: each misbehaves, or behaves, in one way."""
+
+from pathlib import Path
+from time import sleep
+
+from workers import Progress, StopEvent, Stopped, task
+
+
+@task
+def noop(number: int = 0) -> int:
+    """Return at once."""
+    return number
+
+
+@task
+def wait_for_stop(*, stop: StopEvent) -> str:
+    """Wait until asked to stop, a minute at most."""
+    return "stopped" if stop.wait(60) else "never asked"
+
+
+@task
+def never_look(seconds: float = 60.0) -> str:
+    """Sleep without a look at the event."""
+    sleep(seconds)
+    return "done"
+
+
+@task
+def scribble(path: Path, tidy_s: float, *, stop: StopEvent) -> str:
+    """Append to a file until asked to stop, then take a while to write the last line."""
+    while not stop.wait(0.005):
+        with path.open("a") as file:
+            file.write("working\n")
+    sleep(tidy_s)
+    with path.open("a") as file:
+        file.write("tidied up\n")
+    return "tidy"
+
+
+@task
+def fail(message: str = "as asked") -> None:
+    """Raise ValueError."""
+    raise ValueError(message)
+
+
+@task
+def give_up() -> None:
+    """Raise Stopped although nobody asked."""
+    raise Stopped
+
+
+@task
+def half_way(*, stop: StopEvent, progress: Progress) -> None:
+    """Report progress, then wait until asked to stop."""
+    progress(1, 2, "half")
+    stop.wait(60)
+    stop.raise_if_set()
+
+
+@task
+def blob(size: int) -> str:
+    """Return a text of this many characters."""
+    return "x" * size

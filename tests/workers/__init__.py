@@ -1,0 +1,1 @@
+"""Tests of the pool: real processes, real pipes, real signals."""
