@@ -34,9 +34,10 @@ class TaskState(StrEnum):
 
 B, T = BatchState, TaskState
 
-#: What one run of a batch may do. A batch without tasks ends without ever running.
+#: What one run of a batch may do. Without ever running, a batch ends that has no tasks, or whose
+#: pool went down first.
 BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
-    B.QUEUED: frozenset({B.RUNNING, B.STOPPING, B.SUCCEEDED, B.INTERRUPTED}),
+    B.QUEUED: frozenset({B.RUNNING, B.STOPPING, B.SUCCEEDED, B.STOPPED, B.INTERRUPTED}),
     B.RUNNING: frozenset({B.STOPPING, B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.STOPPING: frozenset({B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.INTERRUPTED: frozenset({B.QUEUED, B.STOPPED}),

@@ -91,9 +91,7 @@ class Record:
     def begin(self, at: float) -> None:
         """Its first task has begun."""
         with self._lock:
-            self._started = at
-            self._version += 1
-            self._move({BatchState.QUEUED}, BatchState.RUNNING)
+            self._begin(at)
 
     def request_stop(
         self,
@@ -126,6 +124,8 @@ class Record:
         with self._lock:
             refused = self._columns.append(outcomes)
             self._version += 1
+            if self._started is None:  # over so soon that nobody announced its begin
+                self._begin(min(outcome.began for outcome in outcomes))
             if self._retries:
                 for outcome in outcomes:
                     self._retries.pop(outcome.index, None)
@@ -237,6 +237,12 @@ class Record:
     def _open_state(self) -> TaskState:
         """What a task is that has no outcome and does not run."""
         return TaskState.SKIPPED if self._state in FINAL else TaskState.PENDING
+
+    def _begin(self, at: float) -> None:
+        if self._started is None:
+            self._started = at
+            self._version += 1
+            self._move({BatchState.QUEUED}, BatchState.RUNNING)
 
     def _move(self, expected: Collection[BatchState], state: BatchState) -> bool:
         """The only place that assigns a batch's state."""

@@ -11,8 +11,9 @@ from time import monotonic
 from typing import NamedTuple
 
 from workers import messages
-from workers.backend import Ending, WorkerState
+from workers.backend import Ending, RunningTask, WorkerState, WorkerView
 from workers.job import Job
+from workers.linux import resident_bytes
 from workers.loop import READ, WRITE, Loop
 from workers.messages import Command, Lease, Report
 from workers.page import Page, create_page
@@ -63,6 +64,7 @@ class WorkerProcess:
         self.started = monotonic()
         self.doom: Doom | None = None
         self.is_replaced = False
+        self.is_closed = False
         self.is_listening = True
         self.tasks_done = 0
         self.rss_bytes = 0
@@ -175,8 +177,39 @@ class WorkerProcess:
         is_inside = place.lease == held.lease.number and held.done <= place.position < held.until
         return place.position if is_inside else None
 
+    def running(self, batch_id: str) -> RunningTask | None:
+        """The task of that batch that it runs. From any thread, so it may have just ended."""
+        held = self.held
+        if held is None or held.job.id != batch_id:
+            return None
+        with suppress(ValueError):  # the page of a worker that has gone
+            position = self.task_begun()
+            if position is not None and self.held is held:
+                index, attempt = held.lease.indexes[position], held.lease.attempt
+                return RunningTask(
+                    index, attempt, self.pid, self.page.began(), self.page.looked()
+                )
+        return None
+
+    def view(self) -> WorkerView:
+        """What it is doing, for people. From any thread."""
+        held = self.held
+        job = held.job if held is not None else None
+        task = self.running(job.id) if job is not None else None
+        return WorkerView(
+            pid=self.pid,
+            state=self.state,
+            started=self.started,
+            batch_id=job.id if job is not None else None,
+            task=job.order.task if job is not None else None,
+            index=task.index if task is not None else None,
+            tasks_done=self.tasks_done + (held.done if held is not None else 0),
+            rss_bytes=resident_bytes(self.pid) if self.pid else 0,
+        )
+
     def close(self) -> None:
         """Give up every descriptor."""
+        self.is_closed = True
         self.hang_up()
         self._keep_output()
         for fd in (self._reports, self._control, self._output):

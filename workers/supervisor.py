@@ -55,9 +55,6 @@ class Host(Protocol):
     def gone(self, worker: WorkerProcess, exitcode: int | None, unkillable: list[int]) -> None:
         """It has ended, and so has everything it started, except `unkillable`."""
 
-    def came_up(self) -> None:
-        """The warden is there and has loaded the task modules."""
-
     def failed_to_start(self, reason: str) -> None:
         """The warden could not load the task modules."""
 
@@ -174,7 +171,6 @@ class Supervisor:
                 module,
             )
         self.degraded.pop("warden", None)
-        self._host.came_up()
         for _ in range(self._settings.workers):
             self._start_worker()
 

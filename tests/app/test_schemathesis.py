@@ -9,7 +9,7 @@ import pytest
 
 from tests.service_process import ROOT, running_service
 
-SEED = "3"
+SEED = "20261122"
 MAX_EXAMPLES = "50"
 RUN_LIMIT_S = 100.0
 

@@ -255,6 +255,7 @@ def test_close_stops_what_runs_and_settles_every_batch() -> None:
         ignoring = pool.submit("swallow_everything", [{}])
         pool.running(waiting, 1)
         pool.running(ignoring, 1)
+        pool.pool.close(0.5)
 
     assert waiting.wait().endings() == [Ending.RETURNED] + [None] * 4
     assert ignoring.wait().endings() == [Ending.KILLED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from tests.workers.driver import Driver, running_pool
@@ -199,12 +200,12 @@ def test_hurry_cuts_a_grace_short() -> None:
 
 def write_without_waiting(fifo: Path) -> None:
     """Write, unless the reader has just been killed."""
-    try:
+    with suppress(OSError):
         end = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return
-    os.write(end, b"end")
-    os.close(end)
+        try:
+            os.write(end, b"end")
+        finally:
+            os.close(end)
 
 
 def _fifo(folder: Path) -> Path:

@@ -1,0 +1,134 @@
+"""Takes in what workers report, in bulk, and turns it into outcomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from workers.backend import Ending, Leftovers, Outcome, WorkerState
+from workers.errors import BrokenFrame
+from workers.job import Job
+from workers.loop import Loop
+from workers.messages import Flag, Kind, Report
+from workers.process import Held, WorkerProcess
+
+log = logging.getLogger("quiesce.pool")
+
+#: How long reports of short tasks may gather before they are read: a worker that need not wake
+#: anybody for each one is several times as fast.
+GATHER_S = 0.001
+# Plain numbers: an operation on an enum member costs as much as the rest of a report.
+_READY, _PROGRESS, _LEASE_ENDED = int(Kind.READY), int(Kind.PROGRESS), int(Kind.LEASE_ENDED)
+_LAST, _LEFT_THREADS = int(Flag.LAST), int(Flag.LEFT_THREADS)
+_ENDINGS = {int(ending): ending for ending in Ending}
+_make_outcome = partial(tuple.__new__, Outcome)
+
+
+class Desk(Protocol):
+    """Who is told what the reports mean."""
+
+    def ready(self, worker: WorkerProcess) -> None:
+        """The worker can take leases."""
+
+    def deliver(self, job: Job, outcomes: list[Outcome]) -> None:
+        """These attempts have ended."""
+
+    def end_lease(self, worker: WorkerProcess, held: Held) -> None:
+        """The worker has nothing of its first lease in hand any more."""
+
+    def leaving(self, worker: WorkerProcess) -> None:
+        """The worker ends by itself, and its lease with it: a task left threads behind."""
+
+    def broken(self, worker: WorkerProcess) -> None:
+        """What the worker writes cannot be trusted."""
+
+    def hand_out(self) -> None:
+        """Reports have been taken in: somebody may be idle."""
+
+
+class Reports:
+    """Reads the workers' pipes. Runs on the pool's thread."""
+
+    def __init__(self, loop: Loop, desk: Desk) -> None:
+        self._loop = loop
+        self._desk = desk
+
+    def hear(self, worker: WorkerProcess) -> None:
+        """Read what there is; then let reports gather, if the worker has enough to do meanwhile."""
+        self._read(worker)
+        self._desk.hand_out()
+        is_well_stocked = worker.work_ahead_s >= 2 * GATHER_S
+        if is_well_stocked == worker.is_listening:
+            worker.listen(not is_well_stocked)
+        if is_well_stocked:
+            self._loop.call_at(monotonic() + GATHER_S, partial(self._hear_gathered, worker))
+
+    def drain(self, worker: WorkerProcess) -> None:
+        """Read everything that a worker that does not run any more has written."""
+        while self._read(worker):
+            pass
+
+    def _hear_gathered(self, worker: WorkerProcess) -> None:
+        if not worker.is_closed:
+            self.hear(worker)
+
+    def _read(self, worker: WorkerProcess) -> bool:
+        """Take in some reports; whether there may be more."""
+        try:
+            reports = worker.read()
+            if reports is None:
+                return False
+            self._take(worker, reports)
+        except BrokenFrame as error:
+            log.error("worker %s is killed: %s", worker.pid, error)
+            worker.mute()
+            self._desk.broken(worker)
+            return False
+        return True
+
+    def _take(self, worker: WorkerProcess, reports: list[Report]) -> None:
+        desk = self._desk
+        outcomes: list[Outcome] = []
+        for report in reports:
+            kind, flags, position, lease = report[:4]
+            if kind == _READY:
+                desk.ready(worker)
+                continue
+            held = worker.held
+            if held is None or held.lease.number != lease:
+                raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
+            if kind in _ENDINGS:
+                outcomes.append(_outcome(held, report, worker.pid))
+                if flags & _LEFT_THREADS:
+                    worker.state = WorkerState.CONDEMNED
+                    desk.leaving(worker)
+            elif kind == _PROGRESS:
+                index = held.lease.indexes[position]
+                held.job.listener.progressed(index, held.lease.attempt, report[7])
+            if flags & _LAST or kind == _LEASE_ENDED:
+                if outcomes:
+                    desk.deliver(held.job, outcomes)
+                    outcomes = []
+                desk.end_lease(worker, held)
+        if outcomes and worker.held is not None:
+            desk.deliver(worker.held.job, outcomes)
+
+
+def _outcome(held: Held, report: Report, pid: int) -> Outcome:
+    """A report as the listener gets it. Raises BrokenFrame if it is out of order."""
+    kind, flags, position, _, began, ended, noticed, payload = report
+    if position != held.done or position >= held.until:
+        raise BrokenFrame(f"a report on task {position} of a lease, not {held.done}")
+    if not position:
+        held.first_began = began
+    held.last_ended = ended
+    held.done = position + 1
+    lease = held.lease
+    leftovers = Leftovers(flags >> 1) if flags > _LAST else Leftovers.NONE
+    index, ending = lease.indexes[position], _ENDINGS[kind]
+    return _make_outcome(
+        (index, lease.attempt, ending, payload, began, ended, noticed, pid, leftovers)
+    )
