@@ -74,6 +74,8 @@ def run() -> int:
             _use_the_workers_again(http, console, claims, root)
             after = _pids(http)
             claims.check(before == after, f"the same workers did both: {_numbers(after)}")
+        left = [pid for pid in after if Path(f"/proc/{pid}").exists()]
+        claims.check(not left, "and so have its workers")
     except KeyboardInterrupt:
         console.print("\ninterrupted")
         return 130

@@ -71,6 +71,8 @@ class Record:
     def snapshot(self, running: Sequence[RunningTask] = ()) -> BatchRow:
         """The batch now; `running` is what the workers' pages show of it."""
         with self._lock:
+            if running:  # a page may tell of the begin before the pool does
+                self._begin(min(task.began for task in running))
             return BatchRow(
                 self.given,
                 self._state,
@@ -239,7 +241,7 @@ class Record:
         return TaskState.SKIPPED if self._state in FINAL else TaskState.PENDING
 
     def _begin(self, at: float) -> None:
-        if self._started is None:
+        if self._started is None and self._state not in FINAL:
             self._started = at
             self._version += 1
             self._move({BatchState.QUEUED}, BatchState.RUNNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from app.settings import Settings, name_both
 
 #: After the drain, how long clients that read slowly or send slowly may keep the server.
 SLOW_CLIENTS_S = 5
+#: How long their requests then have to notice that nobody is there, before they are cancelled.
+HUNG_UP_S = 5
 KEEP_ALIVE_S = 30
 BACKLOG = 2_048
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound here, only recognised
@@ -38,7 +41,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SLOW_CLIENTS_S,
+                timeout_graceful_shutdown=SLOW_CLIENTS_S + HUNG_UP_S,
                 backlog=BACKLOG,
             )
         )
@@ -58,10 +61,18 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let the last answers out, then end everything else."""
+        hang_up = asyncio.get_running_loop().call_later(SLOW_CLIENTS_S, self._hang_up)
         try:
             await super().shutdown(sockets)
         finally:
+            hang_up.cancel()
             await self._lifespan.aclose()
+
+    def _hang_up(self) -> None:
+        """To a request this looks like any client that went away, which is the end it knows."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -32,7 +32,7 @@ class Leftovers(IntFlag):
 class Outcome(NamedTuple):
     """The end of one attempt at one task. Times are seconds on the machine's monotonic clock."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # our word; tuple.index is of no use here
     attempt: int
     ending: Ending
     payload: bytes  # JSON: the result (RETURNED, STOPPED), the error object (else), b"" if KILLED
@@ -102,7 +102,7 @@ class Listener(Protocol):
 class RunningTask(NamedTuple):
     """One task as its worker's shared page shows it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # as above
     attempt: int
     pid: int
     began: float
@@ -126,7 +126,7 @@ class WorkerView(NamedTuple):
     started: float
     batch_id: str | None
     task: str | None
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # as above
     tasks_done: int
     rss_bytes: int
 

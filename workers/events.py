@@ -12,7 +12,13 @@ from concurrent.futures import Future
 from functools import partial
 from multiprocessing import AuthenticationError, current_process
 from multiprocessing.connection import Client
-from multiprocessing.managers import BaseManager, BaseProxy, RemoteError, Token, dispatch
+from multiprocessing.managers import (  # type: ignore[attr-defined]  # `dispatch` has no stub
+    BaseManager,
+    BaseProxy,
+    RemoteError,
+    Token,
+    dispatch,
+)
 from time import monotonic
 from typing import Any
 
@@ -137,7 +143,7 @@ def _carry(calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None
         future, function = entry
         try:
             future.set_result(function())
-        except BaseException as error:  # handed to whoever waits
+        except BaseException as error:  # noqa: BLE001  # handed to whoever waits
             future.set_exception(error)
 
 

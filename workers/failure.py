@@ -40,7 +40,7 @@ def message_of(error: BaseException) -> str:
         if type(text) is not str:  # a subclass may lie about anything
             text = str.__str__(text)
         return text[:MAX_MESSAGE_CHARACTERS]
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # the exception is the task's code, and may do anything
         return UNPRINTABLE
 
 
@@ -51,5 +51,5 @@ def _traceback_of(error: BaseException) -> str:
         own = trace.tb_next if trace is not None else None
         lines = traceback.format_exception(type(error), error, own, limit=-50)
         return "".join(lines)[-MAX_TRACEBACK_CHARACTERS:]
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # as above
         return UNPRINTABLE

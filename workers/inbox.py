@@ -41,7 +41,8 @@ class Inbox:
             else:
                 self.flag.clear()
                 self._left.extend(range(len(lease.indexes)))
-            self._stopped = {number for number in self._stopped if number > lease.number}
+            if self._stopped:
+                self._stopped = {number for number in self._stopped if number > lease.number}
 
     def take(self) -> int | None:
         """The position to run next; None when the lease has no more."""

@@ -38,6 +38,8 @@ def end_children() -> Leftovers:
     Children that have ended and only wait to be reaped are nobody's leftovers, and neither are the
     standard library's own servants.
     """
+    if not has_children():
+        return Leftovers.NONE
     left = Leftovers.NONE
     end = monotonic() + CHILDREN_WAIT_S
     while _reap() and monotonic() < end:

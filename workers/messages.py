@@ -49,14 +49,13 @@ _KINDS = frozenset(Kind)
 
 def pack_report(
     kind: int,
-    *,
     lease: int = 0,
     position: int = 0,
+    payload: bytes = b"",
     flags: int = 0,
     began: float = 0.0,
     ended: float = 0.0,
     noticed: float = 0.0,
-    payload: bytes = b"",
 ) -> bytes:
     """One frame, as it is written."""
     head = _pack_report(kind, flags, position, len(payload), lease, began, ended, noticed)
@@ -81,7 +80,7 @@ def unpack_reports(text: bytes) -> tuple[list[Report], int]:
     return reports, at
 
 
-def missing_bytes(text: bytes) -> int:
+def missing_bytes(text: bytes | bytearray) -> int:
     """How many bytes the incomplete frame at the start of `text` still lacks, as far as is known."""
     if len(text) < REPORT_BYTES:
         return REPORT_BYTES - len(text)
@@ -131,28 +130,28 @@ def pack_lease(lease: Lease) -> bytes:
     return head + body
 
 
-def lease_body_bytes(head: bytes) -> int:
-    """The length of what follows a lease's head."""
-    return int(_LEASE.unpack(head)[0])
+def lease_bytes(text: bytes) -> int:
+    """The length of the lease at the start of `text`; of its head alone, if that is not complete."""
+    if len(text) < LEASE_HEAD_BYTES:
+        return LEASE_HEAD_BYTES
+    return int(_LEASE.unpack_from(text)[0]) + LEASE_HEAD_BYTES
 
 
-def unpack_lease(head: bytes, body: bytes) -> Lease:
-    """The lease that was packed."""
-    _, number, attempt, count, id_length, task_length = _LEASE.unpack(head)
-    names = id_length + task_length
-    words = names + count * _WORD_BYTES
-    text = words + count * _WORD_BYTES
-    indexes, ends = array(_WORD), array(_WORD)
-    indexes.frombytes(body[names:words])
-    ends.frombytes(body[words:text])
+def unpack_lease(text: bytes) -> Lease:
+    """The lease that was packed; `text` is exactly that."""
+    _, number, attempt, count, id_length, task_length = _LEASE.unpack_from(text)
+    task_at = LEASE_HEAD_BYTES + id_length
+    indexes_at = task_at + task_length
+    ends_at = indexes_at + count * _WORD_BYTES
+    items_at = ends_at + count * _WORD_BYTES
     return Lease(
         number,
-        body[:id_length].decode(),
-        body[id_length:names].decode(),
+        text[LEASE_HEAD_BYTES:task_at].decode(),
+        text[task_at:indexes_at].decode(),
         attempt,
-        indexes,
-        ends,
-        body[text:],
+        array(_WORD, text[indexes_at:ends_at]),
+        array(_WORD, text[ends_at:items_at]),
+        text[items_at:],
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 
@@ -172,18 +171,18 @@ class Pool:
         self._dispatcher.make_idle(worker)
         self._started.set()
 
-    def deliver(self, job: Job, outcomes: Iterable[Outcome]) -> None:
+    def deliver(self, job: Job, outcomes: list[Outcome]) -> None:
         """Tell the listener what has ended for good; put aside what will be tried again."""
-        outcomes = list(outcomes)
         self._begin(job, outcomes[0].began)
         order = job.order
         if order.retries.max_attempts > 1:
             outcomes = [outcome for outcome in outcomes if not self._is_retried(job, outcome)]
         if outcomes:
             job.listener.ended(outcomes)
-        if order.fail_fast and not job.is_stopping:
-            if any(outcome.ending not in _FINE for outcome in outcomes):
-                self._stop(job, None, StopCause.FAIL_FAST)
+        if not order.fail_fast or job.is_stopping:
+            return
+        if any(outcome.ending not in _FINE for outcome in outcomes):
+            self._stop(job, None, StopCause.FAIL_FAST)
 
     def end_lease(self, worker: WorkerProcess, held: Held) -> None:
         """The worker has nothing of its first lease in hand any more."""

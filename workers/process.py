@@ -186,9 +186,7 @@ class WorkerProcess:
             position = self.task_begun()
             if position is not None and self.held is held:
                 index, attempt = held.lease.indexes[position], held.lease.attempt
-                return RunningTask(
-                    index, attempt, self.pid, self.page.began(), self.page.looked()
-                )
+                return RunningTask(index, attempt, self.pid, self.page.began(), self.page.looked())
         return None
 
     def view(self) -> WorkerView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -35,13 +35,11 @@ class StopEvent:
 
     __slots__ = ("__weakref__", "_key", "_last", "_source", "_times", "_worst", "noticed")
 
-    def __init__(
-        self, source: Source, key: str, times: MutableSequence[float] | None = None
-    ) -> None:
+    def __init__(self, source: Source, key: str, times: memoryview[float] | None = None) -> None:
         """times: the worker's page, where the last look is shown; None outside a worker."""
         self._source = source
         self._key = key
-        self._times = array("d", bytes(8 * 8)) if times is None else times
+        self._times = _own_times() if times is None else times
         self._last = monotonic()
         self._worst = 0.0
         self.noticed = 0.0  # when a look first found it set, on the monotonic clock
@@ -96,7 +94,12 @@ class StopEvent:
         from workers.events import source_at
 
         self._source = source_at(self._key, *_address_of_the_manager())
-        self._times = array("d", bytes(8 * 8))
+        self._times = _own_times()
+
+
+def _own_times() -> memoryview[float]:
+    """A page's words for a process that has no page."""
+    return memoryview(array("d", [0.0] * (WORST_GAP + 1)))
 
 
 _local: WeakSet[StopEvent] = WeakSet()

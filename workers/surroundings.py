@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-from _signal import getsignal  # signal.getsignal makes an enum member of each answer: 10 x slower
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+# signal.getsignal makes an enum member of each answer, which costs ten times as much.
+getsignal: Callable[[int], Any] = importlib.import_module("_signal").getsignal
 _CATCHABLE = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired, TypeVar, cast, get_type_hints, overload
+from typing import Any, NotRequired, TypeVar, cast, get_type_hints, overload
 
 import pydantic_core
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -141,15 +141,15 @@ def _parameters(
 
 
 def _adapter_of_parameters(name: str, fields: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
-    """A typed dictionary keeps every parameter name possible and leaves defaults to the function."""
-    shape = TypedDict(name, fields)  # type: ignore[operator]  # made at run time
+    """A typed dictionary keeps every parameter name possible, and defaults the function's own."""
+    shape: Any = cast(Any, TypedDict)(name, fields)
     shape.__pydantic_config__ = ConfigDict(extra="forbid")
     return TypeAdapter(shape)
 
 
-def _adapter_of_result(annotation: object) -> TypeAdapter[Any]:
-    """Non-numbers are written out, not turned into null, so that `TaskSpec.write` can refuse them."""
-    wanted = Any if annotation is None else annotation
+def _adapter_of_result(annotation: Any) -> TypeAdapter[Any]:
+    """Non-numbers are written out, not made null, so that `TaskSpec.write` can refuse them."""
+    wanted: Any = Any if annotation is None else annotation
     try:
         return TypeAdapter(wanted, config=ConfigDict(ser_json_inf_nan="constants"))
     except PydanticUserError:  # a model, dataclass or typed dictionary brings its own config
@@ -163,7 +163,7 @@ def _schema(
     for name, default in defaults.items():
         hint = fields[name].__args__[0]
         try:
-            written = json.loads(TypeAdapter(Annotated[hint, ...]).dump_json(default))
+            written = json.loads(TypeAdapter(hint).dump_json(default, warnings=False))
         except (ValueError, TypeError):
             continue  # a default that JSON cannot show is still used, only not shown
         schema["properties"][name].setdefault("default", written)

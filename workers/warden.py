@@ -21,9 +21,11 @@ from multiprocessing import current_process
 from time import monotonic
 from typing import Any, NoReturn
 
-from workers import events, linux, wire, worker
+from workers import events, linux, wire
+from workers.birth import become_worker
 from workers.catalog import Catalog
 from workers.errors import CatalogError
+from workers.worker import Pipes
 
 OOM_POINTS = 300
 #: After this long a killed process is reported as one that even SIGKILL cannot end.
@@ -97,7 +99,7 @@ class Warden:
                 self._lifeline = descriptors[0]
                 self._start_manager()
             case "fork":
-                self._start_worker(message["worker"], worker.Pipes(*descriptors))
+                self._start_worker(message["worker"], Pipes(*descriptors))
             case "freeze" | "thaw" | "kill" as action:
                 child = self._children.get(message["worker"])
                 if child is not None and child.status is None:
@@ -118,9 +120,9 @@ class Warden:
 
     # --- children -----------------------------------------------------------------------------
 
-    def _start_worker(self, number: int, pipes: worker.Pipes) -> None:
+    def _start_worker(self, number: int, pipes: Pipes) -> None:
         def body() -> NoReturn:
-            worker.main(
+            become_worker(
                 pipes, self._catalog, self._late, self._manager_address, self._max_result_bytes
             )
 
@@ -166,7 +168,7 @@ class Warden:
             for descriptor in foreign:
                 os.close(descriptor)
             body()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # nothing may return into the warden's loop
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(1)

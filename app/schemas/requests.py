@@ -14,6 +14,7 @@ MAX_LABEL_VALUE_CHARS = 200
 MAX_PARALLEL = 10_000
 MAX_ATTEMPTS = 100
 DAY_S = 86_400.0
+MIN_TIMEOUT_S = 0.001
 MAX_TIMEOUT_S = 30 * DAY_S
 
 
@@ -75,7 +76,8 @@ class BatchOptions(RequestPart):
     priority: Annotated[int, Field(ge=-100, le=100, examples=[0]), Number] = 0
     """Higher goes first."""
     timeout: Annotated[
-        Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False), Number] | None,
+        Annotated[float, Field(ge=MIN_TIMEOUT_S, le=MAX_TIMEOUT_S, allow_inf_nan=False), Number]
+        | None,
         Field(examples=[300.0]),
     ] = None
     """Time limit of one attempt: then its event is set, `timeout_grace` later it is killed."""

@@ -278,7 +278,7 @@ OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"options": {"priority": True}}, "/options/priority", "Input should be a number"),
     ({"options": {"priority": 1.5}}, "/options/priority", "Input should be a valid integer"),
     ({"options": {"max_parallel": 0}}, "/options/max_parallel", "greater than or equal to 1"),
-    ({"options": {"timeout": 0}}, "/options/timeout", "greater than 0"),
+    ({"options": {"timeout": 0}}, "/options/timeout", "greater than or equal to 0.001"),
     ({"options": {"timeout_grace": -1}}, "/options/timeout_grace", "greater than or equal to 0"),
     ({"options": {"fail_fast": 1}}, "/options/fail_fast", "Input should be a valid boolean"),
     (

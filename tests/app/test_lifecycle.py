@@ -54,8 +54,8 @@ def test_groups_divide_the_states_as_the_words_say() -> None:
     """Clients filter by these groups."""
     assert FINAL == {B.SUCCEEDED, B.FAILED, B.STOPPED}
     assert ACTIVE == {B.QUEUED, B.RUNNING, B.STOPPING, B.INTERRUPTED}
-    assert {T.PENDING, T.RUNNING} == TASK_ACTIVE
-    assert frozenset(TaskState) - TASK_ACTIVE == TASK_FINAL
+    assert TASK_ACTIVE == {T.PENDING, T.RUNNING}
+    assert TASK_FINAL == set(TaskState) - {T.PENDING, T.RUNNING}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ def test_defaults_are_usable_as_they_are() -> None:
     """The quick start sets nothing."""
     settings = load_settings()
 
-    assert (settings.host, settings.port, settings.tasks) == ("127.0.0.1", 8000, ("workers.examples",))
+    assert (settings.host, settings.port, settings.tasks) == (
+        "127.0.0.1",
+        8000,
+        ("workers.examples",),
+    )
     assert (settings.grace, settings.shutdown_grace, settings.stop_wait) == (None, 10.0, 60.0)
     assert settings.max_body_bytes == 64 * 2**20
     assert 1 <= settings.workers <= (os.cpu_count() or 1)
@@ -112,18 +116,18 @@ def test_an_unknown_variable_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -
     """A misspelt QUIESCE_GRACE would silently mean: never kill."""
     monkeypatch.setenv("QUIESCE_GRACES", "5")
 
-    with pytest.raises(SettingsInvalid, match="did you mean QUIESCE_GRACE?"):
+    with pytest.raises(SettingsInvalid, match=r"did you mean QUIESCE_GRACE\?"):
         load_settings()
 
 
 def test_settings_are_checked_against_each_other(tmp_path: Path) -> None:
     """Each value may be fine and the whole still make no sense."""
-    with pytest.raises(SettingsInvalid, match="QUIESCE_MAX_ITEM_BYTES.*QUIESCE_MAX_BODY_BYTES"):
+    with pytest.raises(SettingsInvalid, match=r"QUIESCE_MAX_ITEM_BYTES.*QUIESCE_MAX_BODY_BYTES"):
         load_settings({"max_item_bytes": "2MiB", "max_body_bytes": "1MiB"})
-    with pytest.raises(SettingsInvalid, match="QUIESCE_FILES_ROOT / --files-root.*not a folder"):
+    with pytest.raises(SettingsInvalid, match=r"QUIESCE_FILES_ROOT / --files-root.*not a folder"):
         load_settings({"files_root": tmp_path / "missing"})
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsInvalid, match="QUIESCE_DATA_DIR / --data-dir.*not a folder"):
+    with pytest.raises(SettingsInvalid, match=r"QUIESCE_DATA_DIR / --data-dir.*not a folder"):
         load_settings({"data_dir": tmp_path / "file"})
 
 

@@ -132,7 +132,13 @@ def test_the_first_stop_gives_the_reason_and_a_repeat_only_tightens_the_grace(st
     first = store.request_stop("a", "mine", None)
     assert first is not None
 
-    for grace_s, then in ((20.0, 20.0), (30.0, 20.0), (None, 20.0), (Grace.DEFAULT, 20.0), (5.0, 5.0)):
+    for grace_s, then in (
+        (20.0, 20.0),
+        (30.0, 20.0),
+        (None, 20.0),
+        (Grace.DEFAULT, 20.0),
+        (5.0, 5.0),
+    ):
         joined = store.request_stop("a", "yours", grace_s)
         assert joined is not None
         assert (joined.grace_s, joined.reason, joined.requested) == (then, "mine", first.requested)
@@ -352,7 +358,8 @@ def test_cursors_come_back_as_they_went() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "!!!!", "ä", encode("abc"), encode(7) + "A", encode(7)[:-1], "dDAwNw", "x" * 300]
+    "text",
+    ["", "x", "!!!!", "ä", encode("abc"), encode(7) + "A", encode(7)[:-1], "dDAwNw", "x" * 300],
 )
 def test_a_cursor_that_is_not_ours_is_refused(text: str) -> None:
     """A guess must not silently be the first page."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 from workers.backend import Ending, Order, Outcome, RunningTask, StopCause, WorkerState
@@ -58,6 +58,7 @@ class Batch(Collector):
         self.retried.append(outcome)
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
+        assert index not in self.outcomes, f"attempt {attempt} has ended"
         self.progress.append(json.loads(progress))
 
     def stopping(self, cause: StopCause) -> None:
@@ -115,9 +116,7 @@ class Driver:
     def running(self, batch: Batch, number: int = 1) -> list[RunningTask]:
         """The tasks that run, once there are `number` of them."""
         return eventually(
-            lambda: (
-                found if len(found := self.pool.running(batch.id)) == number else []
-            )
+            lambda: found if len(found := self.pool.running(batch.id)) == number else []
         )
 
     def pids(self) -> set[int]:
@@ -151,4 +150,4 @@ def running_pool(workers: int = 2, **settings: Any) -> Iterator[Driver]:
         mark, folder = driver.pool.mark, driver.pool.folder
         driver.pool.close(0.0)
     assert not pids_with_variable(MARK_VARIABLE, mark), "the pool left processes behind"
-    assert not os.path.exists(folder), "the pool left its folder behind"
+    assert not Path(folder).exists(), "the pool left its folder behind"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from workers import Progress, StopEvent, Stopped, task
 
@@ -87,9 +88,9 @@ def describe_process() -> dict[str, object]:
     """What the process looks like from inside a task."""
     return {
         "pid": os.getpid(),
-        "directory": os.getcwd(),
+        "directory": str(Path.cwd()),
         "modules": sorted({name.partition(".")[0] for name in sys.modules}),
-        "stdin": os.readlink("/proc/self/fd/0"),
+        "stdin": str(Path("/proc/self/fd/0").readlink()),
         "session": os.getsid(0),
     }
 
@@ -97,7 +98,7 @@ def describe_process() -> dict[str, object]:
 @task
 def hand_on_event(log: str, method: str, *, stop: StopEvent) -> str:
     """Give the event to a process of its own, which waits for the stop through the Manager."""
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     child = context.Process(target=child_waits, args=(log, stop))
     child.start()
     child.join(60)
@@ -123,13 +124,13 @@ def run_program(seconds: float) -> int:
 def write_line(path: str, line: str) -> None:
     """Append a line in one write; nothing if no path is given."""
     if path:
-        with open(path, "a") as file:
+        with Path(path).open("a") as file:
             file.write(line + "\n")
 
 
 def wait_for_file(path: str) -> None:
     """Block until the file exists, without looking at any event: a FIFO opened for reading."""
-    with open(path) as fifo:
+    with Path(path).open() as fifo:
         fifo.read()
 
 

@@ -237,7 +237,7 @@ def test_a_module_that_cannot_be_loaded_ends_the_start_with_its_name() -> None:
 
     with pytest.raises(PoolStartError, match=r"tests\.workers\.no_such_module"):
         pool.start()
-    assert not os.path.exists(pool.folder)
+    assert not Path(pool.folder).exists()
 
 
 def test_a_closed_pool_refuses_batches() -> None:

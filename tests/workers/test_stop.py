@@ -212,5 +212,3 @@ def _fifo(folder: Path) -> Path:
     path = folder / "fifo"
     os.mkfifo(path)
     return path
-
-

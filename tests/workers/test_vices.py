@@ -42,7 +42,7 @@ def test_a_failure_brings_its_traceback(pool: Driver) -> None:
     """From the task's own frame on; the pool's are of no use to its author."""
     trace = pool.run("raise_value_error", text="x").error()["traceback"]
 
-    assert 'in raise_value_error\n    raise ValueError(text)' in trace
+    assert "in raise_value_error\n    raise ValueError(text)" in trace
     assert "worker.py" not in trace
 
 
