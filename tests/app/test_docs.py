@@ -6,34 +6,34 @@ import re
 
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from app import problems
 from app.docs import router
+from tests.app.in_process import Client
 
 
 @pytest.fixture
-def client() -> TestClient:
+def client() -> Client:
     app = FastAPI(docs_url=None, redoc_url=None)
     app.include_router(router)
     problems.install(app)
-    return TestClient(app)
+    return Client(app)
 
 
-def test_the_page_and_all_it_loads_come_from_the_service(client: TestClient) -> None:
+def test_the_page_and_all_it_loads_come_from_the_service(client: Client) -> None:
     """It has to work without the internet, and must not tell anybody that it is used."""
-    page = client.get("/docs").text
+    page = client.ask("GET", "/docs").text
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
 
     assert "//" not in "".join(loaded)
     assert "validatorUrl: null" in page
     for address in loaded:
-        assert client.get(f"/{address}").status_code == 200, address
+        assert client.ask("GET", f"/{address}").status_code == 200, address
 
 
-def test_the_policy_allows_the_page_its_own_texts_and_no_other(client: TestClient) -> None:
+def test_the_policy_allows_the_page_its_own_texts_and_no_other(client: Client) -> None:
     """A task's name or docstring that smuggles in a script must not get it run."""
-    answer = client.get("/docs")
+    answer = client.ask("GET", "/docs")
     policy = answer.headers["content-security-policy"]
     inline = re.findall(r"<(script|style)>(.*?)</\1>", answer.text, re.DOTALL)
 
@@ -46,11 +46,11 @@ def test_the_policy_allows_the_page_its_own_texts_and_no_other(client: TestClien
     assert "frame-ancestors 'none'" in policy
 
 
-def test_the_assets_are_not_sent_twice(client: TestClient) -> None:
+def test_the_assets_are_not_sent_twice(client: Client) -> None:
     """The script alone is more than a megabyte."""
-    first = client.get("/docs/swagger-ui-bundle.js")
-    again = client.get(
-        "/docs/swagger-ui-bundle.js", headers={"if-none-match": first.headers["etag"]}
+    first = client.ask("GET", "/docs/swagger-ui-bundle.js")
+    again = client.ask(
+        "GET", "/docs/swagger-ui-bundle.js", headers={"if-none-match": first.headers["etag"]}
     )
 
     assert (again.status_code, again.content) == (304, b"")
@@ -59,9 +59,9 @@ def test_the_assets_are_not_sent_twice(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "name", ["nope.js", "..%2Fdocs%2FLICENSE%00", "%2e%2e", "..%2f..%2fmain.py"]
 )
-def test_nothing_but_the_assets_is_served(client: TestClient, name: str) -> None:
+def test_nothing_but_the_assets_is_served(client: Client, name: str) -> None:
     """A folder that is served is a way into the disk, unless it ends where it should."""
-    answer = client.get(f"/docs/{name}")
+    answer = client.ask("GET", f"/docs/{name}")
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"

@@ -52,10 +52,10 @@ def test_every_state_can_be_reached(
 
 def test_groups_divide_the_states_as_the_words_say() -> None:
     """Clients filter by these groups."""
-    assert FINAL == {B.SUCCEEDED, B.FAILED, B.STOPPED}
-    assert ACTIVE == {B.QUEUED, B.RUNNING, B.STOPPING, B.INTERRUPTED}
-    assert TASK_ACTIVE == {T.PENDING, T.RUNNING}
-    assert TASK_FINAL == set(TaskState) - {T.PENDING, T.RUNNING}
+    assert {B.SUCCEEDED, B.FAILED, B.STOPPED} == FINAL
+    assert {B.QUEUED, B.RUNNING, B.STOPPING, B.INTERRUPTED} == ACTIVE
+    assert {T.PENDING, T.RUNNING} == TASK_ACTIVE
+    assert set(TaskState) - {T.PENDING, T.RUNNING} == TASK_FINAL
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import httpx
 import jsonschema_rs
 import pytest
 from fastapi import APIRouter, FastAPI, Query
-from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
 from app import errors, problems
 from app.errors import FieldError, QuiesceError
 from app.problems import EXAMPLES, KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem, problem_of
+from tests.app.in_process import Client
 from tests.service_process import running_service
 
 
@@ -27,7 +27,7 @@ def every_error_class(root: type[QuiesceError] = QuiesceError) -> Iterator[type[
 
 
 @pytest.fixture
-def client() -> TestClient:
+def client() -> Client:
     """A small application with the same problems as the service."""
     app, router = FastAPI(), APIRouter()
 
@@ -49,7 +49,7 @@ def client() -> TestClient:
 
     app.include_router(router)
     problems.install(app)
-    return TestClient(app, raise_server_exceptions=False)
+    return Client(app)
 
 
 def test_every_error_of_ours_has_a_row_and_an_example() -> None:
@@ -89,9 +89,9 @@ def test_every_problem_fits_its_schema(error: QuiesceError) -> None:
     assert problem["status"] == KINDS[type(error)].status
 
 
-def test_an_error_of_ours_is_a_problem(client: TestClient) -> None:
+def test_an_error_of_ours_is_a_problem(client: Client) -> None:
     """RFC 9457, from the media type to the members."""
-    answer = client.delete("/things/7")
+    answer = client.ask("DELETE", "/things/7")
 
     assert answer.status_code == 404
     assert answer.headers["content-type"] == MEDIA_TYPE
@@ -103,25 +103,25 @@ def test_an_error_of_ours_is_a_problem(client: TestClient) -> None:
     }
 
 
-def test_a_draining_service_says_when_to_come_back(client: TestClient) -> None:
+def test_a_draining_service_says_when_to_come_back(client: Client) -> None:
     """A client that retries by `Retry-After` needs no other knowledge."""
-    answer = client.post("/drain")
+    answer = client.ask("POST", "/drain")
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
 
 
-def test_an_unknown_url_is_a_problem(client: TestClient) -> None:
+def test_an_unknown_url_is_a_problem(client: Client) -> None:
     """Two kinds of 404: no such batch, and no such URL. The type tells them apart."""
-    answer = client.get("/nope")
+    answer = client.ask("GET", "/nope")
 
     assert (answer.status_code, answer.headers["content-type"]) == (404, MEDIA_TYPE)
     assert answer.json()["type"] == "urn:quiesce:problem:not-found"
     assert answer.json()["detail"] == "there is nothing at /nope"
 
 
-def test_a_wrong_method_is_told_all_right_ones(client: TestClient) -> None:
+def test_a_wrong_method_is_told_all_right_ones(client: Client) -> None:
     """RFC 9110, 15.5.6; the framework would name those of the first matching route only."""
-    answer = client.put("/things/7")
+    answer = client.ask("PUT", "/things/7")
 
     assert (answer.status_code, answer.headers["content-type"]) == (405, MEDIA_TYPE)
     assert answer.headers["allow"] == "GET, DELETE, HEAD, OPTIONS"
@@ -129,9 +129,9 @@ def test_a_wrong_method_is_told_all_right_ones(client: TestClient) -> None:
     assert answer.json()["detail"] == "/things/7 answers GET, DELETE, HEAD, OPTIONS, not PUT"
 
 
-def test_wrong_parameters_are_named_with_their_place(client: TestClient) -> None:
+def test_wrong_parameters_are_named_with_their_place(client: Client) -> None:
     """A parameter is no part of a body, so it has a name and a place, not a pointer."""
-    answer = client.get("/things/seven?deep=perhaps")
+    answer = client.ask("GET", "/things/seven?deep=perhaps")
 
     assert (answer.status_code, answer.headers["content-type"]) == (422, MEDIA_TYPE)
     assert answer.json()["type"] == "urn:quiesce:problem:request-invalid"
@@ -155,9 +155,9 @@ def test_mistakes_in_a_body_are_pointers() -> None:
     ]
 
 
-def test_other_errors_of_the_framework_keep_status_detail_and_headers(client: TestClient) -> None:
+def test_other_errors_of_the_framework_keep_status_detail_and_headers(client: Client) -> None:
     """Whatever a middleware may raise one day, its answer has the same shape."""
-    answer = client.delete("/things/418")
+    answer = client.ask("DELETE", "/things/418")
 
     assert (answer.status_code, answer.headers["x-kept"]) == (418, "yes")
     assert answer.json()["type"] == "urn:quiesce:problem:i'm-a-teapot"
@@ -165,11 +165,11 @@ def test_other_errors_of_the_framework_keep_status_detail_and_headers(client: Te
 
 
 def test_an_unexpected_error_says_nothing_and_is_logged(
-    client: TestClient, caplog: pytest.LogCaptureFixture
+    client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A traceback in an answer tells strangers about the inside; in the log it is needed."""
     with caplog.at_level(logging.ERROR, "app.problems"):
-        answer = client.delete("/things/500")
+        answer = client.ask("DELETE", "/things/500")
 
     assert (answer.status_code, answer.headers["content-type"]) == (500, MEDIA_TYPE)
     assert answer.json() == {
@@ -191,24 +191,24 @@ def test_a_name_that_is_no_text_can_be_answered() -> None:
     assert json.loads(bytes(answer.body))["known"] == ["countdown"]
 
 
-def test_head_is_answered_as_get_without_its_body(client: TestClient) -> None:
+def test_head_is_answered_as_get_without_its_body(client: Client) -> None:
     """Whoever monitors with HEAD gets the status and headers that GET would have."""
-    answer, whole = client.head("/things/7"), client.get("/things/7")
+    answer, whole = client.ask("HEAD", "/things/7"), client.ask("GET", "/things/7")
 
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-length"] == str(len(whole.content))
-    assert client.head("/nope").status_code == 404
-    assert client.head("/drain").status_code == 405
+    assert client.ask("HEAD", "/nope").status_code == 404
+    assert client.ask("HEAD", "/drain").status_code == 405
 
 
-def test_options_names_the_methods(client: TestClient) -> None:
+def test_options_names_the_methods(client: Client) -> None:
     """And a URL that does not exist has none."""
-    answer = client.options("/things/7")
+    answer = client.ask("OPTIONS", "/things/7")
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["allow"] == "GET, DELETE, HEAD, OPTIONS"
-    assert client.options("/drain").headers["allow"] == "POST, OPTIONS"
-    assert client.options("/nope").status_code == 404
+    assert client.ask("OPTIONS", "/drain").headers["allow"] == "POST, OPTIONS"
+    assert client.ask("OPTIONS", "/nope").status_code == 404
 
 
 def test_a_refused_upload_gets_its_answer_and_the_connection_lives_on(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def views() -> Iterator[View]:
     yield BatchList(next="n", batches=[batch_view(), batch_view(results=[])])
 
 
-@pytest.mark.parametrize("view", views(), ids=lambda view: type(view).__name__)
+@pytest.mark.parametrize("view", list(views()), ids=lambda view: type(view).__name__)
 def test_what_is_written_fits_the_schema_that_is_published(view: View) -> None:
     """Members are spliced in by hand, and the schema is made by pydantic: they must agree."""
     jsonschema_rs.validate(
@@ -158,7 +158,7 @@ def test_every_example_fits_its_field(model: type[BaseModel]) -> None:
 def test_the_services_grace_holds_unless_the_client_said_otherwise(
     text: str, grace_s: float | None
 ) -> None:
-    """ "never" is an answer, leaving it out is none: a kill happens only when somebody asked for it."""
+    """Never is an answer, leaving it out is none: a kill happens only when somebody asked for it."""
     options = BatchOptions.model_validate_json(text).with_default_grace(9.0)
 
     assert options.grace == grace_s

@@ -1,0 +1,1 @@
+"""Measures the service and its pool against their peers: `make bench`."""

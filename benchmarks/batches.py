@@ -1,0 +1,44 @@
+"""The few things the benchmarks do with batches over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from time import monotonic
+
+from benchmarks.connection import Connection, request_bytes
+from benchmarks.measurement import MeasurementFailed
+
+LIMIT_S = 60.0
+_LOOK_EVERY_S = 0.001
+
+
+def numbered_items(count: int) -> list[bytes]:
+    """An item for each number, as JSON."""
+    return [b'{"number":%d}' % number for number in range(count)]
+
+
+def post_of(task: str, items: Iterable[bytes]) -> bytes:
+    """The request that submits a batch."""
+    body = b'{"task":"%b","items":[%b]}' % (task.encode("ascii"), b",".join(items))
+    return request_bytes("POST", "/batches", body)
+
+
+def submit(connection: Connection, post: bytes) -> str:
+    """Send such a request; where the batch is."""
+    return str(connection.ask(post, 202)["links"]["self"])
+
+
+def wait_until_running(connection: Connection, batch: str, count: int) -> None:
+    """Until `count` of its tasks have begun."""
+    look = request_bytes("GET", batch)
+    deadline = monotonic() + LIMIT_S
+    while connection.ask(look)["counts"]["running"] != count:
+        if monotonic() > deadline:
+            raise MeasurementFailed(f"not {count} tasks were running after {LIMIT_S:.0f} s")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def stop(connection: Connection, batch: str) -> None:
+    """Stop it, and wait for the receipt."""
+    connection.exchange(request_bytes("DELETE", batch))

@@ -1,0 +1,71 @@
+"""How much goes through the service over HTTP: many tasks in one batch, many batches of one task."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from benchmarks import peers
+from benchmarks.batches import numbered_items, post_of, submit
+from benchmarks.connection import Connection, request_bytes
+from benchmarks.load import CONNECTIONS, apply_load
+from benchmarks.measurement import (
+    Compared,
+    MeasurementFailed,
+    Row,
+    Size,
+    at_least,
+    take_turns,
+)
+from benchmarks.pool import APPLY_ASYNC, RATE
+from benchmarks.processes import Server, running_bare_app, running_service
+
+WAIT_S = 60
+
+
+def measure_end_to_end(size: Size) -> list[Row]:
+    """POST of one batch to its final state."""
+    post = post_of("noop", numbered_items(size.count))
+    with (
+        peers.standard_pool() as peer,
+        running_service() as service,
+        Connection(service.url) as connection,
+    ):
+        ours, applied = take_turns(
+            size.rounds,
+            lambda: _end_to_end(connection, post, size.count),
+            lambda: peers.apply_async(peer, size.count),
+        )
+    what = f"{size.count:,} no-ops over HTTP, POST to final"
+    target = at_least(75_000.0, Compared.OURS)
+    return [Row(what, RATE, ours, APPLY_ASYNC, applied, target)]
+
+
+def _end_to_end(connection: Connection, post: bytes, count: int) -> float:
+    began = perf_counter()
+    batch = submit(connection, post)
+    ended = connection.ask(request_bytes("GET", f"{batch}?wait={WAIT_S}"))
+    took_s = perf_counter() - began
+    if ended["counts"]["succeeded"] != count:
+        raise MeasurementFailed(f"not all {count} tasks succeeded: {ended['counts']}")
+    return count / took_s
+
+
+def measure_requests(size: Size) -> list[Row]:
+    """POST of a batch of one item, again and again."""
+    busy: list[float] = []
+
+    def requests_per_s(server: Server) -> float:
+        load = apply_load(server.url, post, size.count, 202)
+        busy.append(load.busy)
+        return load.requests_per_s
+
+    post = post_of("noop", numbered_items(1))
+    with running_service() as service, running_bare_app() as bare:
+        ours, peer = take_turns(
+            size.rounds, lambda: requests_per_s(service), lambda: requests_per_s(bare)
+        )
+    remark = (
+        f"{CONNECTIONS} connections; the load client computed at most {max(busy):.0%} of the time"
+    )
+    what = "POST /batches of one item"
+    return [Row(what, "requests/s", ours, "bare FastAPI POST", peer, at_least(0.5), remark)]
