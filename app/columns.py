@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import accumulate
+from mmap import mmap
 from typing import NamedTuple
 
 from app.lifecycle import TaskState, task_state
@@ -22,6 +23,7 @@ _BY_ENDING = {
     for noticed in (False, True)
 }
 
+_LARGE_BYTES = 1 << 18
 #: How many tasks one look for the next match covers.
 _SCAN = 1 << 16
 
@@ -187,7 +189,7 @@ class Columns:
         """The states, made with all other columns when the first task has ended."""
         if self._states is None:
             self._states = bytearray(self.total)
-            self._row_of = array("I", bytes(4 * self.total))
+            self._row_of = _zeros(self.total)
             self._index = array("I")
             self._attempts = array("I")
             self._began, self._ended, self._noticed = array("d"), array("d"), array("d")
@@ -223,6 +225,13 @@ class Columns:
             Leftovers(self._leftovers[row]),
             bytes(self._text[start : self._ends[row]]),
         )
+
+
+def _zeros(count: int) -> memoryview[int]:
+    """So many 32-bit zeros. The kernel hands out large ones page by page, when they are touched:
+    the first outcome of a million tasks must not be late, it may be what a stop waits for."""
+    size = 4 * count
+    return memoryview(mmap(-1, size) if size > _LARGE_BYTES else bytearray(size)).cast("I")
 
 
 #: For `AsyncResult`, which asks how a task ended: all it tells apart is value, error and kill.

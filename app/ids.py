@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
@@ -22,6 +23,8 @@ class Ids:
         self._lock = threading.Lock()
         self._millisecond = 0
         self._random = 0
+        # Unique, not secret; asking the kernel each time costs a tenth of a whole POST.
+        self._dice = random.Random(secrets.randbits(128))
 
     def new(self) -> str:
         """The next identifier."""
@@ -30,8 +33,8 @@ class Ids:
             if now > self._millisecond:
                 self._millisecond = now
                 # The top bit starts clear, so that the steps of one millisecond never overflow.
-                self._random = secrets.randbits(_RANDOM_BITS - 1)
+                self._random = self._dice.getrandbits(_RANDOM_BITS - 1)
             else:  # the same millisecond, or a clock that was set back
-                self._random += secrets.randbits(_STEP_BITS) + 1
+                self._random += self._dice.getrandbits(_STEP_BITS) + 1
             number = self._millisecond << _RANDOM_BITS | self._random
         return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

@@ -174,9 +174,11 @@ class _Reader:
         is_last = False
         while not is_last:
             texts, is_last = stream.elements(STEP_ITEMS)
-            if not texts:
+            if not texts:  # the next one may be long: each look at it is a slice of its own
+                await stream.give_way()
                 texts = [await self._value(f"/items/{self._items.count}", self._limits.item_bytes)]
                 is_last = await stream.read(stream.take, ",]") == "]"
+                await stream.give_way()
             self._items.add(texts)
             await stream.give_way()
 

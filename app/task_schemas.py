@@ -113,7 +113,7 @@ def _example(spec: TaskSpec) -> Json:
             spec.parse(json.dumps(item).encode())
     except ParametersInvalid:
         items = []
-    summary = spec.doc.partition("\n")[0] or spec.name
+    summary = f"{spec.name}: {spec.doc.partition(chr(10))[0]}".removesuffix(": ")
     return {"summary": summary, "value": {"task": spec.name, "items": items}}
 
 

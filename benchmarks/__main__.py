@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks import memory, pool, stops, throughput
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement, Row, Size
@@ -44,14 +42,14 @@ def main(words: Sequence[str] | None = None) -> int:
         if not chosen.only or measurement.name in chosen.only:
             size = measurement.quick if chosen.quick else measurement.full
             _tell(
-                f"measuring {measurement.name} ({size.count:,} in each of {size.rounds} rounds) ..."
+                f"measuring {measurement.name} ({size.amount:,} in each of {size.rounds} rounds) ..."
             )
             try:
                 rows += measurement.run(size)
             except Exception:  # noqa: BLE001 - the others can still be measured
                 traceback.print_exc()
                 failed.append(measurement.name)
-    print_report(machine, rows, Console())
+    print_report(machine, rows, sys.stdout)
     for name in failed:
         _tell(f"{name} FAILED; its error is above")
     if chosen.json is not None:

@@ -1,4 +1,4 @@
-"""A load client in a process of its own: a few kept-alive connections, each always waiting for one reply."""
+"""A load client in a process of its own, with a few connections that each wait for one reply."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ class MeasurementFailed(Exception):
 class Size(NamedTuple):
     """How much is measured.
 
-    count   tasks, requests or items in one round
+    amount  tasks, requests or items in one round
     rounds  besides the one that only warms up
     """
 
-    count: int
+    amount: int
     rounds: int
 
 

@@ -38,7 +38,7 @@ def measure_memory(size: Size) -> list[Row]:
 
     Each round has a service of its own: memory that one batch has used is there for the next.
     """
-    items = numbered_items(size.count)
+    items = numbered_items(size.amount)
     ours, bare = [], []
     for _ in range(size.rounds):
         ours.append(_service_bytes(items))
@@ -46,11 +46,11 @@ def measure_memory(size: Size) -> list[Row]:
             bare.append(_steady_pss_bytes(server) / MIB)
     idle_mib = [idle / MIB for idle, _ in ours]
     per_task = [(pending - _json_bytes(items)) / len(items) for _, pending in ours]
-    some = min(size.count, MOST_OF_PEER)
+    some = min(size.amount, MOST_OF_PEER)
     peer = [(peers.pending_bytes(some) - _json_bytes(items[:some])) / some]
-    what = f"memory of one of {size.count:,} pending tasks, above its JSON"
+    what = f"each of {size.amount:,} pending, above its JSON"
     limit = at_most(250.0, Compared.OURS)
-    idle = f"the idle service with {WORKERS} workers, all processes (PSS)"
+    idle = f"idle service, {WORKERS} workers, PSS of all"
     return [
         Row(what, "bytes", per_task, APPLY_ASYNC, peer, limit),
         Row(idle, "MiB", idle_mib, "bare FastAPI alone", bare, at_most(250.0, Compared.OURS)),

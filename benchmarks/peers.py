@@ -62,11 +62,12 @@ def pending_bytes(count: int) -> float:
 def _pending_bytes(count: int) -> float:
     with standard_pool() as pool:
         pool.map(noop, range(WORKERS))
-        blockers = [pool.apply_async(time.sleep, (HOLD_S,)) for _ in range(WORKERS)]
+        for _ in range(WORKERS):
+            pool.apply_async(time.sleep, (HOLD_S,))
         before = tree_pss_bytes(os.getpid())
         results = [pool.apply_async(noop, (number,)) for number in range(count)]
         after = tree_pss_bytes(os.getpid())
-        if any(result.ready() for result in (*blockers, *results)):
+        if any(result.ready() for result in results):
             raise MeasurementFailed("the tasks of the standard pool were not pending")
     return after - before
 

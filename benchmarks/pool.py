@@ -67,10 +67,10 @@ def measure_single_leases(size: Size) -> list[Row]:
     with peers.standard_pool() as peer, our_pool(max_lease_tasks=1) as ours:
         figures = take_turns(
             size.rounds,
-            lambda: one_batch(ours, size.count),
-            lambda: peers.apply_async(peer, size.count),
+            lambda: one_batch(ours, size.amount),
+            lambda: peers.apply_async(peer, size.amount),
         )
-    what = f"one batch of {size.count:,} no-ops, lease size 1"
+    what = f"{size.amount:,} no-ops, lease size 1"
     return [Row(what, RATE, figures[0], APPLY_ASYNC, figures[1], at_least(1.5))]
 
 
@@ -79,10 +79,10 @@ def measure_one_task_batches(size: Size) -> list[Row]:
     with peers.standard_pool() as peer, our_pool() as ours:
         figures = take_turns(
             size.rounds,
-            lambda: one_task_batches(ours, size.count),
-            lambda: peers.apply_async(peer, size.count),
+            lambda: one_task_batches(ours, size.amount),
+            lambda: peers.apply_async(peer, size.amount),
         )
-    what = f"{size.count:,} batches of one no-op"
+    what = f"{size.amount:,} batches of one no-op"
     return [Row(what, RATE, figures[0], APPLY_ASYNC, figures[1], at_least(0.7))]
 
 
@@ -91,12 +91,19 @@ def measure_one_batch(size: Size) -> list[Row]:
     with peers.standard_pool() as peer, our_pool() as ours:
         mine, applied, mapped = take_turns(
             size.rounds,
-            lambda: one_batch(ours, size.count),
-            lambda: peers.apply_async(peer, size.count),
-            lambda: peers.map_in_chunks(peer, size.count),
+            lambda: one_batch(ours, size.amount),
+            lambda: peers.apply_async(peer, size.amount),
+            lambda: peers.map_in_chunks(peer, size.amount),
         )
-    what = f"one batch of {size.count:,} no-ops"
+    what = f"{size.amount:,} no-ops, one batch"
     return [
         Row(what, RATE, mine, APPLY_ASYNC, applied, at_least(8.0)),
-        Row(f"{what}, beside it", RATE, mine, MAP, mapped, remark="default chunks"),
+        Row(
+            what,
+            RATE,
+            mine,
+            MAP,
+            mapped,
+            remark=f"{MAP} with its default chunks sends no task by itself",
+        ),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -13,38 +13,35 @@ from rich.text import Text
 from benchmarks.measurement import Compared, Row
 
 COLUMNS = ("what", "ours (median)", "peer (median)", "ratio", "target", "met?")
-_PLAIN_WIDTH = 240
+#: Wide enough that no line of the table is ever broken in a file.
+_PLAIN_WIDTH = 200
 _MET = {True: Text("yes", style="green"), False: Text("NO", style="bold red"), None: Text("")}
 
 
-def print_report(machine: Mapping[str, str], rows: Sequence[Row], console: Console) -> None:
-    """The machine, the table, the remarks; in a file or a pipe as plain Markdown."""
-    width = console.width if console.is_terminal else _PLAIN_WIDTH
+def print_report(machine: Mapping[str, str], rows: Sequence[Row], out: TextIO) -> None:
+    """The machine, the table, the remarks; anywhere but on a terminal as plain Markdown."""
+    is_plain = not out.isatty()
+    console = Console(file=out, width=_PLAIN_WIDTH if is_plain else None, highlight=False)
+    print(file=out)
     for name, value in machine.items():
-        console.print(f"{name + ':':13}{value}", highlight=False, width=width, markup=False)
-    style = box.SIMPLE_HEAD if console.is_terminal else box.MARKDOWN
-    table = Table(box=style)
+        print(f"{name + ':':13}{value}", file=out)
+    print(file=out)
+    table = Table(box=box.MARKDOWN if is_plain else box.SIMPLE_HEAD, show_edge=is_plain)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("what", "met?") else "right")
     for row in rows:
-        table.add_row(*_cells(row), _MET[row.is_met])
-    console.print(table, width=width)
+        table.add_row(*_cells(row, " " if is_plain else "\n"), _MET[row.is_met])
+    console.print(table)
     for row in rows:
         if row.remark:
-            console.print(f"{row.what}: {row.remark}", highlight=False, markup=False, width=width)
+            print(f"{row.what}: {row.remark}", file=out)
 
 
-def _cells(row: Row) -> list[str]:
-    peer = (
-        "" if row.peer_median is None else f"{_amount(row.peer_median, row.unit)}\n{row.peer_name}"
-    )
-    return [
-        row.what,
-        _amount(row.our_median, row.unit),
-        peer.replace("\n", ", "),
-        _ratio(row),
-        _target(row),
-    ]
+def _cells(row: Row, gap: str) -> list[str]:
+    peer = ""
+    if row.peer_median is not None:
+        peer = f"{_amount(row.peer_median, row.unit)}{gap}({row.peer_name})"
+    return [row.what, _amount(row.our_median, row.unit), peer, _ratio(row), _target(row)]
 
 
 def _ratio(row: Row) -> str:
@@ -81,22 +78,23 @@ def as_json(
     """Everything, for whoever compares runs."""
     return {
         "machine": dict(machine),
-        "rows": [
-            {
-                "what": row.what,
-                "unit": row.unit,
-                "ours": list(row.ours),
-                "peer_name": row.peer_name,
-                "peer": list(row.peer),
-                "our_median": row.our_median,
-                "peer_median": row.peer_median,
-                "ratio": row.ratio,
-                "difference": row.difference,
-                "target": _target(row) or None,
-                "is_met": row.is_met,
-                "remark": row.remark,
-            }
-            for row in rows
-        ],
+        "rows": [_row_as_json(row) for row in rows],
         "failed": list(failed),
+    }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "what": row.what,
+        "unit": row.unit,
+        "ours": list(row.ours),
+        "peer_name": row.peer_name,
+        "peer": list(row.peer),
+        "our_median": row.our_median,
+        "peer_median": row.peer_median,
+        "ratio": row.ratio,
+        "difference": row.difference,
+        "target": _target(row) or None,
+        "is_met": row.is_met,
+        "remark": row.remark,
     }

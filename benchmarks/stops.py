@@ -20,27 +20,27 @@ _LIVE = request_bytes("GET", "/health/live")
 
 def measure_stop_latency(size: Size) -> list[Row]:
     """DELETE sent to 200 received, for tasks that wait in `stop.wait()`."""
-    post = post_of("hold", numbered_items(size.count))
+    post = post_of("hold", numbered_items(size.amount))
     with running_service() as service, Connection(service.url) as connection:
         ours, live = take_turns(
             size.rounds,
             lambda: _stop_ms(connection, post),
             lambda: _exchange_ms(connection, _LIVE),
         )
-    what = f"stop of a batch of {size.count:,}, its running tasks in stop.wait()"
+    what = "stop, tasks in stop.wait()"
     return [Row(what, MS, ours, "GET /health/live", live, at_most(5.0, Compared.DIFFERENCE))]
 
 
 def measure_stop_of_a_million(size: Size) -> list[Row]:
     """The same for very many pending tasks, beside a few; only the DELETE is timed."""
-    many, few = (post_of("hold", numbered_items(count)) for count in (size.count, FEW))
+    many, few = (post_of("hold", numbered_items(count)) for count in (size.amount, FEW))
     with running_service() as service, Connection(service.url) as connection:
         ours, peer = take_turns(
             size.rounds,
             lambda: _stop_ms(connection, many),
             lambda: _stop_ms(connection, few),
         )
-    what = f"stop of {size.count:,} pending tasks"
+    what = f"stop of {size.amount:,} pending"
     return [Row(what, MS, ours, f"stop of {FEW}", peer, at_most(3.0))]
 
 

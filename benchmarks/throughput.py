@@ -24,7 +24,7 @@ WAIT_S = 60
 
 def measure_end_to_end(size: Size) -> list[Row]:
     """POST of one batch to its final state."""
-    post = post_of("noop", numbered_items(size.count))
+    post = post_of("noop", numbered_items(size.amount))
     with (
         peers.standard_pool() as peer,
         running_service() as service,
@@ -32,10 +32,10 @@ def measure_end_to_end(size: Size) -> list[Row]:
     ):
         ours, applied = take_turns(
             size.rounds,
-            lambda: _end_to_end(connection, post, size.count),
-            lambda: peers.apply_async(peer, size.count),
+            lambda: _end_to_end(connection, post, size.amount),
+            lambda: peers.apply_async(peer, size.amount),
         )
-    what = f"{size.count:,} no-ops over HTTP, POST to final"
+    what = f"{size.amount:,} no-ops over HTTP"
     target = at_least(75_000.0, Compared.OURS)
     return [Row(what, RATE, ours, APPLY_ASYNC, applied, target)]
 
@@ -55,7 +55,7 @@ def measure_requests(size: Size) -> list[Row]:
     busy: list[float] = []
 
     def requests_per_s(server: Server) -> float:
-        load = apply_load(server.url, post, size.count, 202)
+        load = apply_load(server.url, post, size.amount, 202)
         busy.append(load.busy)
         return load.requests_per_s
 
@@ -67,5 +67,5 @@ def measure_requests(size: Size) -> list[Row]:
     remark = (
         f"{CONNECTIONS} connections; the load client computed at most {max(busy):.0%} of the time"
     )
-    what = "POST /batches of one item"
+    what = "POST /batches, one item"
     return [Row(what, "requests/s", ours, "bare FastAPI POST", peer, at_least(0.5), remark)]

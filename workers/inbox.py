@@ -28,14 +28,14 @@ class Inbox:
         self._left: deque[int] = deque()
         # Stops can overtake their lease on the other pipe; kept until that lease has been opened.
         self._stopped: set[int] = set()
-        self._is_closed = False
+        self.is_closed = False
 
     def open(self, lease: Lease) -> None:
         """Make this the present lease."""
         with self._lock:
             self._lease, self._position = lease.number, _NOWHERE
             self.is_late = False
-            if self._is_closed or lease.number in self._stopped:
+            if self.is_closed or lease.number in self._stopped:
                 self.flag.set()
                 self._left.clear()
             else:
@@ -91,7 +91,7 @@ class Inbox:
     def close(self) -> None:
         """Stop everything, now and for ever: the service has gone."""
         with self._lock:
-            self._is_closed = True
+            self.is_closed = True
             self._left.clear()
             self.flag.set()
 
@@ -102,8 +102,8 @@ def follow(control: int, inbox: Inbox) -> None:
     while True:
         try:
             more = os.read(control, 4096)
-        except OSError:  # the task closed the descriptor: then the service sees it closed as well
-            more = b""
+        except OSError:  # a task closed the descriptor: a worker that cannot be stopped must go
+            os._exit(1)
         if not more:
             inbox.close()
             return

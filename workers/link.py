@@ -18,6 +18,7 @@ from workers.linux import pids_with_variable
 #: Marks every process of one pool, wherever in the tree it has moved to.
 MARK_VARIABLE = "QUIESCE_WARDEN"
 EXIT_WAIT_S = 10.0
+SEND_LIMIT_S = 2.0
 SWEEPS = 100
 _BOOT = """\
 import json, sys
@@ -44,6 +45,7 @@ class WardenLink:
         self._folder = folder
         self._mark = mark
         self.end, theirs = wire.pair()
+        self.end.settimeout(SEND_LIMIT_S)
         self._lifeline, their_lifeline = socket.socketpair()
         path = json.dumps(sys.path)
         try:
@@ -76,8 +78,20 @@ class WardenLink:
 
     def tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
         """Send one message; a warden that has died is noticed where its messages are read."""
-        with suppress(OSError):
+        try:
             wire.send(self.end, message, descriptors)
+        except TimeoutError:  # it does not read: stuck, and of no use any more
+            self._process.kill()
+        except OSError:
+            pass
+
+    def nudge(self) -> None:
+        """Continue a warden that somebody has stopped."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End a warden that does not do its work; its workers end with it."""
+        self._process.kill()
 
     def hear(self) -> tuple[wire.Message | None, list[int]]:
         """The next message and its descriptors; None when the warden has gone."""

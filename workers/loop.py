@@ -45,6 +45,7 @@ class Loop:
         self._is_woken = False
         self._is_ending = False
         self.turned = monotonic()  # when the loop last went round: proof of progress
+        self.errors = 0  # unexpected ones; each is logged
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.watch(self._wakeup, READ, self._drain_wakeups)
 
@@ -119,6 +120,7 @@ class Loop:
         try:
             function(*arguments)
         except Exception:  # one broken handler must not take every batch with it
+            self.errors += 1
             log.exception("the pool's thread goes on after an unexpected error")
 
     def _patience_s(self) -> float:
@@ -130,8 +132,9 @@ class Loop:
         return min(max(0.0, due_in_s), TURN_EVERY_S)
 
     def _drain_wakeups(self, _: int) -> None:
-        self._is_woken = False
         os.eventfd_read(self._wakeup)
+        # Only now: whoever saw True until here has its call in the queue, which is emptied next.
+        self._is_woken = False
 
 
 #: The loop turns at least this often, so that `turned` tells a live loop from a stuck one.

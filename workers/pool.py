@@ -110,8 +110,14 @@ class Pool:
             restarts=self._staff.restarts,
             pending=sum(job.pending for job in list(self._jobs.values())),
             turned=self._loop.turned,
-            degraded=list(self._staff.degraded.values()),
+            degraded=self._degraded(),
         )
+
+    def _degraded(self) -> list[str]:
+        reasons = list(self._staff.degraded.values())
+        if self._loop.errors:
+            reasons.append(f"{self._loop.errors} unexpected errors, see the log")
+        return reasons
 
     def close(self, grace_s: float) -> None:
         """Stop every batch, wait for the workers, kill what is left, end every process."""
@@ -291,7 +297,7 @@ class Pool:
     # --- what the supervisor says -----------------------------------------------------------------
 
     def failed_to_start(self, reason: str) -> None:
-        """The warden could not load the task modules."""
+        """Task modules cannot be loaded, or workers do not come up; only the start cares."""
         if not self._started.is_set():
             self._start_problem = reason
             self._started.set()

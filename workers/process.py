@@ -214,6 +214,7 @@ class WorkerProcess:
             self._loop.unwatch(fd)
             os.close(fd)
         if self.handle >= 0:
+            self._loop.unwatch(self.handle)
             os.close(self.handle)
         self.page.close()
 

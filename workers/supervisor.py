@@ -23,6 +23,10 @@ from workers.process import WorkerProcess
 log = logging.getLogger("quiesce.pool")
 
 READY_LIMIT_S = 60.0
+#: From the end of a worker to the warden's word on it; then the warden is nudged, and replaced.
+NUDGE_AFTER_S = 0.5
+WARDEN_LIMIT_S = 5.0
+START_TRIES = 3
 LEAVE_LIMIT_S = 5.0
 GONE_LIMIT_S = 5.0
 FIRST_BACKOFF_S = 0.1
@@ -56,7 +60,7 @@ class Host(Protocol):
         """It has ended, and so has everything it started, except `unkillable`."""
 
     def failed_to_start(self, reason: str) -> None:
-        """The warden could not load the task modules."""
+        """Task modules cannot be loaded, or workers do not come up, time after time."""
 
 
 class Supervisor:
@@ -157,11 +161,30 @@ class Supervisor:
                 self.events.restore()
             case "forked" if worker is not None:
                 worker.pid, worker.handle = message["pid"], descriptors[0]
+                self._loop.watch(worker.handle, READ, lambda _: self._has_ended(worker))
                 self._host.forked(worker)
             case "frozen" if worker is not None:
                 self._host.frozen(worker)
             case "exited" if worker is not None:
                 self._gone(worker, message["status"], message["unkillable"])
+
+    def _has_ended(self, worker: WorkerProcess) -> None:
+        """The kernel says that a worker has ended; the warden must soon say so too."""
+        self._loop.unwatch(worker.handle)
+        end = monotonic()
+        self._loop.call_at(end + NUDGE_AFTER_S, lambda: self._nudge_warden(worker, end))
+
+    def _nudge_warden(self, worker: WorkerProcess, ended: float) -> None:
+        if worker.number not in self.workers or self._link is None:
+            return
+        if monotonic() < ended + WARDEN_LIMIT_S + GONE_LIMIT_S:
+            self._link.nudge()
+            self._loop.call_at(
+                monotonic() + NUDGE_AFTER_S, lambda: self._nudge_warden(worker, ended)
+            )
+        else:
+            log.error("the warden (pid %s) does not report a dead worker", self._link.pid)
+            self._link.kill()
 
     def _warden_ready(self, late: list[str]) -> None:
         for module in late:
@@ -188,7 +211,10 @@ class Supervisor:
             return
         said = worker.output.decode(errors="replace").strip().rpartition("\n")[2]
         log.error("worker %s ended before it was ready (%s): %s", worker.pid, exitcode, said)
-        self.degraded["workers"] = f"workers do not start (exit code {exitcode}): {said}"
+        reason = f"workers do not start (exit code {exitcode}): {said}"
+        self.degraded["workers"] = reason
+        if self._failures >= START_TRIES:
+            self._host.failed_to_start(reason)
         self._loop.call_at(self._back_off(), self._start_worker)
 
     def _bury_warden(self) -> None:

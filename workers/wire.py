@@ -36,5 +36,7 @@ def receive(end: socket.socket, *, peek: bool = False) -> tuple[Message | None, 
             end, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
     except ConnectionResetError:
-        return None, []
+        # The other side closed without having read everything from here; said once, and before
+        # what it had sent itself, which is still to be received.
+        return receive(end)
     return (json.loads(text) if text else None), list(descriptors)

@@ -66,7 +66,7 @@ class Worker:
     def run(self) -> NoReturn:
         """Serve until the pool hangs up."""
         self._write(pack_report(Kind.READY))
-        while (lease := self._next_lease()) is not None:
+        while (lease := self._next_lease()) is not None and not self._inbox.is_closed:
             self._serve(lease)
         self._leave()
 

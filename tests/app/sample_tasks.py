@@ -61,3 +61,10 @@ def half_way(*, stop: StopEvent, progress: Progress) -> None:
 def blob(size: int) -> str:
     """Return a text of this many characters."""
     return "x" * size
+
+
+@task
+def fail_or_sleep(fails: bool) -> None:
+    """Raise after a moment, or sleep a minute without a look at the event."""
+    sleep(0.3 if fails else 60)
+    raise ValueError("as asked")

@@ -263,6 +263,27 @@ def test_each_mistake_is_named_with_a_pointer(
     assert [(error.pointer, error.message) for error in caught.value.errors] == expected
 
 
+@PIECES
+def test_items_in_front_of_their_task_are_checked_all_the_same(piece: int) -> None:
+    """JSON has no order of members: the last one must not be a way around the checks."""
+    body = b'{"items": [{"identifier": 1}, 5, {}, {"identifier": "x"}], "task": "measure"}'
+    with pytest.raises(RequestInvalid) as caught:
+        read(body, piece)
+
+    assert [error.pointer for error in caught.value.errors] == [
+        "/items/1",
+        "/items/2/identifier",
+        "/items/3/identifier",
+    ]
+
+
+def test_a_long_item_in_front_of_its_task_is_refused_as_well() -> None:
+    """The limit is the same whenever the item is looked at."""
+    body = {"items": [{"identifier": 1}, {"identifier": 2, "size": "x" * 100}], "task": "measure"}
+
+    assert mistakes(body, item_bytes=50) == [("/items/1", "is longer than 50 bytes")]
+
+
 OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"name": "x" * 201}, "/name", "String should have at most 200 characters"),
     ({"name": 1}, "/name", "Input should be a valid string"),

@@ -194,8 +194,11 @@ class Part(BaseModel):
 def tasks_with_clashing_names() -> Catalog:
     """Two tasks, each with a definition called Part, and one task called like a definition."""
 
+    class item(BaseModel):  # noqa: N801  # `build.item.item` is also the other task's item
+        size: int = 4
+
     @task
-    def build(part: Part, parts: list[Part]) -> None:
+    def build(part: Part, parts: list[item]) -> None:
         """Take one."""
 
     class Part_(BaseModel):  # noqa: N801
@@ -230,7 +233,9 @@ def test_definitions_of_different_tasks_never_clash() -> None:
     assert set(references(document)) | {"#/components/schemas/NewBatch"} == known
     assert "#/$defs/" not in json.dumps(document)
     union = jsonschema_rs.validator_for(resolving(document, components["NewBatch"]))
-    assert union.is_valid({"task": "build", "items": [{"part": {"size": 3}, "parts": []}]})
+    assert union.is_valid(
+        {"task": "build", "items": [{"part": {"size": 3}, "parts": [{"size": 5}]}]}
+    )
     assert not union.is_valid({"task": "build", "items": [{"part": {"kind": "a"}, "parts": []}]})
     assert union.is_valid(
         {"task": "build.item", "items": [{"part": {"kind": "a", "inner": {"kind": "a"}}}]}

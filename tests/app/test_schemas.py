@@ -1,7 +1,6 @@
 """The bodies: JSON that workers wrote passes through untouched, and every field is described."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,26 +81,30 @@ def stop_view() -> StopView:
     )
 
 
-def views() -> Iterator[View]:
-    yield task_view()
-    yield task_view(result=RAW)
-    yield task_view(
-        error=b'{"type":"E","message":"m"}', progress=b'{"done":1,"total":null,"message":null}'
-    )
-    yield TaskPage(next=None, tasks=[task_view(), task_view(result=b"null")])
-    yield ResultLine(index=0, state=TaskState.KILLED, attempt=1)
-    yield ResultLine(
-        index=0, state=TaskState.FAILED, attempt=1, error=b'{"type":"E","message":"m"}'
-    )
-    yield batch_view()
-    yield batch_view(stop=stop_view())
-    yield batch_view(
-        results=[ResultLine(index=0, state=TaskState.SUCCEEDED, attempt=1, result=RAW)]
-    )
-    yield BatchList(next="n", batches=[batch_view(), batch_view(results=[])])
+FAILED = b'{"type":"E","message":"m"}'
+DONE = b'{"done":1,"total":null,"message":null}'
 
 
-@pytest.mark.parametrize("view", list(views()), ids=lambda view: type(view).__name__)
+def line(state: TaskState, **members: Any) -> ResultLine:
+    return ResultLine(index=0, state=state, attempt=1, **members)
+
+
+VIEWS: dict[str, View] = {
+    "task": task_view(),
+    "task with result": task_view(result=RAW),
+    "task with error and progress": task_view(error=FAILED, progress=DONE),
+    "page of tasks": TaskPage(next=None, tasks=[task_view(), task_view(result=b"null")]),
+    "empty page": TaskPage(next=None, tasks=[]),
+    "killed line": line(TaskState.KILLED),
+    "failed line": line(TaskState.FAILED, error=FAILED),
+    "batch": batch_view(),
+    "stopped batch": batch_view(stop=stop_view()),
+    "batch with results": batch_view(results=[line(TaskState.SUCCEEDED, result=RAW)]),
+    "page of batches": BatchList(next="n", batches=[batch_view(), batch_view(results=[])]),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 def test_what_is_written_fits_the_schema_that_is_published(view: View) -> None:
     """Members are spliced in by hand, and the schema is made by pydantic: they must agree."""
     jsonschema_rs.validate(
@@ -166,5 +169,5 @@ def test_the_services_grace_holds_unless_the_client_said_otherwise(
 
 def test_infinite_durations_are_refused() -> None:
     """1e999 is JSON, and a kill that never comes must be asked for by its name."""
-    with pytest.raises(ValidationError, match="less than or equal to 86400"):
+    with pytest.raises(ValidationError, match="finite number"):
         BatchOptions.model_validate_json('{"grace": 1e999}')

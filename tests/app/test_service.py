@@ -1,4 +1,4 @@
-"""Batches over HTTP: submit, watch, list, read results. The real service, in a process of its own."""
+"""Batches over HTTP, with the real service in a process of its own: submit, watch, list, read."""
 
 import json
 import threading

@@ -50,7 +50,7 @@ def test_a_shutdown_serves_until_everybody_has_an_answer(tmp_path: Path, number:
                     service.url + stubborn["links"]["self"] + "?wait=60&reason=mine", timeout=60
                 ),
                 "poll": lambda: httpx.get(
-                    service.url + patient["links"]["self"] + "?wait=60", timeout=60
+                    service.url + stubborn["links"]["self"] + "?wait=60", timeout=60
                 ),
             }
         )
@@ -70,7 +70,7 @@ def test_a_shutdown_serves_until_everybody_has_an_answer(tmp_path: Path, number:
     receipt = replies["delete"].json()
     assert (replies["delete"].status_code, receipt["counts"]["killed"]) == (200, 1)
     assert receipt["stop"]["reason"] == "mine"
-    assert replies["poll"].status_code == 200
+    assert (replies["poll"].status_code, replies["poll"].json()["state"]) == (200, "stopping")
 
 
 def test_a_second_signal_means_now(tmp_path: Path) -> None:

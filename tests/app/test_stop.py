@@ -153,6 +153,16 @@ def test_the_first_failure_stops_a_batch_that_fails_fast(http: Client) -> None:
     assert "fail fast" in ended["stop"]["reason"]
 
 
+def test_a_batch_that_fails_fast_keeps_to_its_own_grace(http: Client) -> None:
+    """The pool knows of the failure, the service of the grace; nobody else asks for the kill."""
+    items = [{"fails": False}, {"fails": True}]
+    options = {"fail_fast": True, "grace": 0.1}
+    ended = http.look(http.submit("fail_or_sleep", items, options=options), wait=20)
+
+    assert (ended["state"], ended["stop"]["grace"]) == ("failed", 0.1)
+    assert (ended["counts"]["failed"], ended["counts"]["killed"]) == (1, 1)
+
+
 def test_many_batches_are_stopped_with_one_request(http: Client) -> None:
     """One wait for all; what does not match runs on."""
     chosen = [http.submit("wait_for_stop", labels={"many": "yes"}) for _ in range(4)]

@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+from collections.abc import Callable
 from time import monotonic
 
 import pytest
@@ -337,6 +338,25 @@ def test_a_waiting_retry_shows_its_last_attempt(store: Store) -> None:
     assert task.retry_after is None
     assert task.row is not None
     assert task.row.attempt == 2
+
+
+def test_every_change_that_can_be_seen_has_a_version_of_its_own(store: Store) -> None:
+    """A version that stays the same is a 304 for news."""
+    record = store.insert(new("a"))
+    changes: list[Callable[[], object]] = [
+        lambda: store.begin("a", 1.0),
+        lambda: store.append("a", [outcome(0)]),
+        lambda: store.retry("a", outcome(1, Ending.RAISED)),
+        lambda: store.request_stop("a", None, None),
+        lambda: store.request_stop("a", None, 5.0),
+        lambda: store.settle("a"),
+    ]
+    versions = [record.snapshot().version]
+    for change in changes:
+        change()
+        versions.append(record.snapshot().version)
+
+    assert versions == sorted(set(versions))
 
 
 def test_ids_sort_by_time_also_within_a_millisecond() -> None:

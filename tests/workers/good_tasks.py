@@ -181,3 +181,13 @@ def leak(mebibytes: int) -> int:
     """Keep memory for ever; which worker this is."""
     leaked.append(bytearray(os.urandom(1)) * (mebibytes << 20))
     return os.getpid()
+
+
+@task
+def trace(log: str, number: int, seconds: float, *, stop: StopEvent) -> int:
+    """Write down the beginning and the end; wait in between, unless stopped."""
+    write_line(log, f"began {number}")
+    if seconds:
+        stop.wait(seconds)
+    write_line(log, f"ended {number}")
+    return number

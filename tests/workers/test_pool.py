@@ -240,6 +240,15 @@ def test_a_module_that_cannot_be_loaded_ends_the_start_with_its_name() -> None:
     assert not Path(pool.folder).exists()
 
 
+def test_workers_that_cannot_start_end_the_start_with_the_reason() -> None:
+    """Not a spinning service that looks alive."""
+    pool = Pool(PoolSettings(workers=1, modules=("tests.workers.fragile_module",)))
+
+    with pytest.raises(PoolStartError, match="workers do not start .*not in this process"):
+        pool.start()
+    assert not Path(pool.folder).exists()
+
+
 def test_a_closed_pool_refuses_batches() -> None:
     """And says so, instead of letting them wait for ever."""
     with running_pool() as pool:

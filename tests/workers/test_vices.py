@@ -149,6 +149,16 @@ def test_a_signalled_warden_goes_on(pool: Driver) -> None:
     assert pool.processes()[0] == warden
 
 
+def test_a_stopped_warden_is_continued(pool: Driver) -> None:
+    """Otherwise nobody would hear of a worker's death."""
+    os.kill(pool.processes()[0], signal.SIGSTOP)
+    for pid in pool.pids():
+        os.kill(pid, signal.SIGKILL)
+
+    assert pool.is_well()
+    assert len(pool.pids()) == 2
+
+
 @pytest.mark.parametrize("task", ["leave_daemon", "leave_double_fork"])
 def test_processes_a_task_leaves_are_gone_before_its_lease_ends(
     pool: Driver, tmp_path: Path, task: str
