@@ -229,7 +229,8 @@ class Columns:
 
 def _zeros(count: int) -> memoryview[int]:
     """So many 32-bit zeros. The kernel hands out large ones page by page, when they are touched:
-    the first outcome of a million tasks must not be late, it may be what a stop waits for."""
+    the first outcome of a million tasks must not be late, it may be what a stop waits for.
+    """
     size = 4 * count
     return memoryview(mmap(-1, size) if size > _LARGE_BYTES else bytearray(size)).cast("I")
 

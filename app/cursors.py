@@ -14,7 +14,7 @@ _MAX_CHARS = 64
 def encode(place: str | int) -> str:
     """The cursor for a batch's id or a task's index."""
     kind = _BATCH if isinstance(place, str) else _TASK
-    return urlsafe_b64encode(f"{kind}{place}".encode()).decode().rstrip("=")
+    return _write(f"{kind}{place}")
 
 
 def decode_id(cursor: str) -> str:
@@ -25,7 +25,8 @@ def decode_id(cursor: str) -> str:
 def decode_index(cursor: str) -> int:
     """The task index in a cursor. Raises CursorInvalid."""
     text = _decode(cursor, _TASK)
-    if not (text.isascii() and text.isdigit()):
+    # Leading zeros and digits of other scripts are numbers for Python, but not what we wrote.
+    if not text.isdigit() or encode(int(text)) != cursor:
         raise CursorInvalid
     return int(text)
 
@@ -39,12 +40,10 @@ def _decode(cursor: str, kind: str) -> str:
     except (UnicodeError, binascii.Error):
         raise CursorInvalid from None
     # Decoding forgives much; a cursor that would not be written like this is not one of ours.
-    if text[:1] != kind or encode(text[1:] if kind == _BATCH else _as_index(text[1:])) != cursor:
+    if text[:1] != kind or _write(text) != cursor:
         raise CursorInvalid
     return text[1:]
 
 
-def _as_index(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise CursorInvalid
-    return int(text)
+def _write(text: str) -> str:
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")

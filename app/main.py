@@ -11,11 +11,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import __version__, openapi, problems
+from app import __version__
 from app.datadir import lock_data_dir
 from app.docs import router as docs_router
 from app.drain import Drain
 from app.intake import IntakeLimits
+from app.openapi import install as install_openapi
+from app.problems import install as install_problems
 from app.routes import batches, operations, tasks
 from app.service import Service
 from app.settings import Settings, load_settings
@@ -49,8 +51,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for router in (batches.router, tasks.router, operations.router, docs_router):
         app.include_router(router)
-    problems.install(app)
-    openapi.install(app, catalog)
+    install_problems(app)
+    install_openapi(app, catalog)
     return app
 
 

@@ -17,6 +17,7 @@ ROOT_VARIABLE = "QUIESCE_FILES_ROOT"
 BLOCK_BYTES = 1 << 20
 NUMBERS_PER_LOOK = 1_000
 
+RelativePath = Annotated[str, Field(min_length=1, max_length=4096, examples=["json/decoder.py"])]
 Seconds = Annotated[int, Field(ge=0, le=86_400)]
 
 
@@ -30,7 +31,7 @@ def countdown(identifier: int, seconds: Seconds = 10, *, stop: StopEvent) -> str
 
 
 @task
-def checksum(path: str, *, stop: StopEvent, progress: Progress) -> dict[str, str | int]:
+def checksum(path: RelativePath, *, stop: StopEvent, progress: Progress) -> dict[str, str | int]:
     """SHA-256 of one file below the configured root, read in blocks of 1 MiB."""
     chosen = inside_root(path)
     size, done, digest = chosen.stat().st_size, 0, hashlib.sha256()

@@ -12,6 +12,10 @@ from workers.messages import Command
 from workers.process import Held, WorkerProcess
 
 
+#: Limits are kept to about this, and no finer.
+LOOK_EVERY_S = 0.001
+
+
 class TimeLimits:
     """Tells tasks that their time is up, and kills those that do not end. On the pool's thread."""
 
@@ -37,6 +41,7 @@ class TimeLimits:
             kill = partial(self._kill_late, worker, held, position)
             self._loop.call_at(due + held.job.order.timeout_grace_s, kill)
             due = now + timeout_s
+        due = max(due, now + LOOK_EVERY_S)
         self._loop.call_at(due, partial(self._check, worker, held, timeout_s))
 
     def _kill_late(self, worker: WorkerProcess, held: Held, position: int) -> None:

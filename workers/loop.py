@@ -110,8 +110,8 @@ class Loop:
         for _ in range(len(calls)):
             function, arguments = calls.popleft()
             self._make(function, *arguments)
-        timers = self._timers
-        while timers and timers[0][0] <= monotonic():
+        timers, now = self._timers, monotonic()
+        while timers and timers[0][0] <= now:  # one that sets itself again waits for the next turn
             _, _, timer = heapq.heappop(timers)
             if timer.call is not None:
                 self._make(timer.call)

@@ -160,6 +160,14 @@ def test_a_task_that_ignores_its_time_limit_is_killed(pool: Driver, tmp_path: Pa
     assert pool.is_well()
 
 
+def test_a_time_limit_of_next_to_nothing_does_not_hold_up_the_pool(pool: Driver) -> None:
+    """A limit that has always passed already must not keep the pool's thread busy."""
+    late = pool.submit("wait_for_stop", [{}] * 20, timeout_s=1e-9)
+
+    assert pool.is_well()
+    assert late.wait().endings() == [Ending.TIMED_OUT] * 20
+
+
 def test_a_time_limit_is_per_task_not_per_lease(pool: Driver) -> None:
     """Twenty tasks that each take half the limit all succeed."""
     batch = pool.submit("sleep_for", [{"seconds": 0.05}] * 20, timeout_s=0.5).wait()
