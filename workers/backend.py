@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple, Protocol
 
@@ -63,7 +63,7 @@ class Order:
     priority: int = 0
     timeout_s: float | None = None
     timeout_grace_s: float = 5.0
-    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    retries: RetryPolicy = RetryPolicy()  # frozen, so one serves all
     fail_fast: bool = False
 
 

@@ -9,7 +9,8 @@ from itertools import count
 from time import monotonic
 
 from workers.backend import WorkerState
-from workers.job import Job
+from workers.job import AHEAD_S, Job
+from workers.killing import Executioner
 from workers.linux import resident_bytes
 from workers.loop import Loop
 from workers.messages import Command, Control
@@ -19,34 +20,43 @@ from workers.supervisor import PoolSettings
 
 #: A lease that takes longer than this is called back, as far as it has not begun.
 RECALL_AFTER_S = 0.05
+#: How often to look after busy workers, as long as there is something to look for.
+LOOK_EVERY_S = 0.005
+#: How long a worker has to give back a lease that it has not opened, before it is made to.
+GIVE_BACK_LIMIT_S = 0.05
+MAX_LEASES_AHEAD = 32
 MEASURE_EVERY_S = 1.0
-#: How long after a batch's first lease, and how often, to look whether its first task has begun.
-LOOK_AFTER_S = 0.005
 
 
 class Dispatcher:
     """The idle workers and the waiting batches. Runs on the pool's thread, which owns every field.
 
-    A worker holds leases of one batch at a time: what a kill hits is then always that batch.
+    Leases of several batches may wait in one worker, if their tasks are known to be short; a worker
+    that is found in a longer one has the rest taken back.
     """
 
     def __init__(
         self,
         settings: PoolSettings,
         loop: Loop,
+        kills: Executioner,
         *,
         on_lease: Callable[[WorkerProcess, Held], None],
         on_begun: Callable[[Job, float], None],
+        on_void: Callable[[WorkerProcess, Held], None],
     ) -> None:
-        """on_lease: called after each hand-out; on_begun: once a batch's first task has begun."""
+        """on_lease: a lease was handed out; on_begun: a batch's first task has begun;
+        on_void: a lease came back unopened.
+        """
         self._settings = settings
         self._loop = loop
-        self._on_lease = on_lease
-        self._on_begun = on_begun
+        self._kills = kills
+        self._on_lease, self._on_begun, self._on_void = on_lease, on_begun, on_void
         self._scheduler: Scheduler[Job] = Scheduler()
         self._idle: OrderedDict[WorkerProcess, None] = OrderedDict()
+        self._busy: dict[WorkerProcess, None] = {}
         self._numbers = count(1)
-        self._beginnings: list[tuple[WorkerProcess, Held]] = []
+        self._is_looking = False
 
     def queue(self, job: Job) -> None:
         """Let the batch wait for workers, if a worker may have some of it."""
@@ -60,46 +70,31 @@ class Dispatcher:
     def make_idle(self, worker: WorkerProcess) -> None:
         """The worker has nothing in hand and may have something."""
         worker.state = WorkerState.IDLE
+        self._busy.pop(worker, None)
         self._idle[worker] = None
 
     def dismiss(self, worker: WorkerProcess) -> None:
         """The worker gets nothing any more."""
         self._idle.pop(worker, None)
+        self._busy.pop(worker, None)
 
     def hand_out(self) -> None:
-        """Give every idle worker something to do, as long as there is something."""
-        given: list[tuple[WorkerProcess, Job]] = []
-        while self._idle:
-            now = monotonic()
-            job = self._scheduler.take(now)
-            if job is None:
-                break
-            if job.is_runnable:
-                worker, _ = self._idle.popitem(last=False)
-                job.holders += 1
-                self._lease(worker, job, now)
-                given.append((worker, job))
-                if job.is_runnable:
-                    self._scheduler.add(job, now)
-        for worker, job in given:
-            self.top_up(worker, job)
-
-    def top_up(self, worker: WorkerProcess, job: Job) -> None:
-        """Keep short work ahead of a worker, so that it need not wait for the next lease.
-
-        Only while nobody else waits: the next batch's first task comes after one lease's time.
-        """
-        if not job.pending or job.is_stopping or self._idle:
-            return
-        most = job.leases_ahead(self._settings.max_lease_tasks)
-        if len(worker.leases) > most // 2:
-            return
+        """Give every idle worker something to do, then keep short work ahead of the busy ones."""
         now = monotonic()
-        while len(worker.leases) < most and job.pending:
-            others = len(self._scheduler) - (job in self._scheduler)
-            if others or self.is_worn_out(worker):
-                return
+        while self._idle and (job := self._scheduler.first(now)) is not None:
+            worker, _ = self._idle.popitem(last=False)
+            self._busy[worker] = None
             self._lease(worker, job, now)
+        if self._scheduler:
+            self._stock_up(now)
+
+    def call_back(self, worker: WorkerProcess, held: Held, command: Command) -> None:
+        """Have a lease stopped or recalled; if it waits in the worker, it comes back unopened."""
+        worker.command(command, held.lease.number)
+        held.is_called_back = True
+        if worker.held is not held:
+            due = monotonic() + GIVE_BACK_LIMIT_S
+            self._loop.call_at(due, partial(self._insist, worker, held))
 
     def take_back(self, held: Held, position: int) -> None:
         """Tasks from this position on have not begun: they wait for a worker again."""
@@ -109,18 +104,22 @@ class Dispatcher:
             held.job.give_back(indexes, held.lease.attempt)
 
     def returned(self, worker: WorkerProcess, message: Control) -> None:
-        """A worker's answer to a recall: everything from this position on has not begun."""
-        for held in worker.leases:
-            if held.lease.number == message.lease:
-                self.take_back(held, message.position)
-                self.queue(held.job)
-                self.hand_out()
+        """A worker's answer to a command: what it has not begun, and never will."""
+        held = next((each for each in worker.leases if each.lease.number == message.lease), None)
+        if held is None:
+            return
+        if message.command == Command.VOIDED:
+            self._on_void(worker, held)
+        else:
+            self.take_back(held, message.position)
+            self.queue(held.job)
+        self.hand_out()
 
     def is_worn_out(self, worker: WorkerProcess) -> bool:
         """Whether it has run enough tasks, or has grown too large, and is to be replaced."""
         most = self._settings.max_tasks_per_worker
         if most is not None:
-            in_hand = sum(held.until - held.done for held in worker.leases)
+            in_hand = sum(held.until for held in worker.leases)
             if worker.tasks_done + in_hand >= most:
                 return True
         limit = self._settings.max_worker_rss_bytes
@@ -132,35 +131,69 @@ class Dispatcher:
         worker.measured = now
         return resident_bytes(worker.pid) > limit
 
+    def _stock_up(self, now: float) -> None:
+        """Hand out short work to workers that will soon be through with theirs, in turn."""
+        found = [worker for worker in self._busy if worker.ahead_s < AHEAD_S / 2]
+        while found:
+            for worker in found[:]:
+                job = self._scheduler.first(now)
+                if job is None or not job.is_brisk:
+                    return
+                if self._has_room(worker):
+                    self._lease(worker, job, now)
+                else:
+                    found.remove(worker)
+
+    def _has_room(self, worker: WorkerProcess) -> bool:
+        held = worker.held
+        return (
+            held is not None
+            and held.job.is_brisk
+            and not held.is_called_back
+            and worker.state is WorkerState.BUSY
+            and worker.ahead_s < AHEAD_S
+            and len(worker.leases) < MAX_LEASES_AHEAD
+            and not self.is_worn_out(worker)
+        )
+
     def _lease(self, worker: WorkerProcess, job: Job, now: float) -> None:
+        """Hand out the batch's next tasks; it then waits behind the others of its priority."""
+        self._scheduler.remove(job)
         settings = self._settings
         lease = job.take_lease(next(self._numbers), settings.workers, settings.max_lease_tasks)
         held = Held(job, lease)
-        worker.give(held)
-        if held.until > 1 or worker.held is not held:
-            self._loop.call_at(now + RECALL_AFTER_S, partial(self._recall, worker, held))
-        if not job.has_begun:
-            if not self._beginnings:
-                self._loop.call_at(now + LOOK_AFTER_S, self._look_for_beginnings)
-            self._beginnings.append((worker, held))
+        worker.give(held, now)
+        if job.is_runnable:
+            self._scheduler.add(job, now)
         self._on_lease(worker, held)
+        if not self._is_looking:
+            self._is_looking = True
+            self._loop.call_at(now + LOOK_EVERY_S, self._look_round)
 
-    def _recall(self, worker: WorkerProcess, held: Held) -> None:
-        """A lease takes longer than expected: call back what has not begun."""
-        if held in worker.leases and held.until - held.done > (worker.held is held):
-            held.job.shrink()
-            for each in worker.leases:
-                worker.command(Command.RECALL, each.lease.number)
-
-    def _look_for_beginnings(self) -> None:
-        """A batch's first task has begun when some worker's page says so."""
-        looked_at, self._beginnings = self._beginnings, []
-        for worker, held in looked_at:
-            if held.job.has_begun or held not in worker.leases:
+    def _look_round(self) -> None:
+        """Learn from the pages which batches have begun, and call back what waits too long."""
+        now = monotonic()
+        looks_again = False
+        for worker in self._busy:
+            held = worker.held
+            if held is None:
                 continue
-            if worker.held is held and worker.task_begun() is not None:
+            if not held.job.has_begun and worker.task_begun() is not None:
                 self._on_begun(held.job, worker.page.began())
-            else:
-                self._beginnings.append((worker, held))
-        if self._beginnings:
-            self._loop.call_at(monotonic() + LOOK_AFTER_S, self._look_for_beginnings)
+            waiting = [each for each in worker.leases if not each.is_called_back]
+            if waiting == [held] and held.until - held.done == 1:
+                waiting = []  # it has only what it is in
+            if waiting and now > worker.head_since + RECALL_AFTER_S:
+                held.job.shrink()
+                for each in waiting:
+                    self.call_back(worker, each, Command.RECALL)
+                waiting = []
+            looks_again |= bool(waiting) or not held.job.has_begun
+        self._is_looking = looks_again
+        if looks_again:
+            self._loop.call_at(now + LOOK_EVERY_S, self._look_round)
+
+    def _insist(self, worker: WorkerProcess, held: Held) -> None:
+        """A worker that cannot answer, because its task holds the GIL, is frozen for a moment."""
+        if held in worker.leases and worker.held is not held:
+            self._kills.reclaim(worker)

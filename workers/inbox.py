@@ -6,10 +6,18 @@ import os
 import threading
 from collections import deque
 from contextlib import suppress
+from typing import NamedTuple
 
 from workers.messages import CONTROL_BYTES, Command, Lease, pack_control, unpack_controls
 
 _NOWHERE = -1
+
+
+class Answer(NamedTuple):
+    """What the control thread tells the pool."""
+
+    command: Command
+    position: int
 
 
 class Inbox:
@@ -30,19 +38,21 @@ class Inbox:
         self._stopped: set[int] = set()
         self.is_closed = False
 
-    def open(self, lease: Lease) -> None:
-        """Make this the present lease."""
+    def open(self, lease: Lease) -> bool:
+        """Make this the present lease; False if it was taken back before, and nobody expects it."""
         with self._lock:
             self._lease, self._position = lease.number, _NOWHERE
             self.is_late = False
-            if self.is_closed or lease.number in self._stopped:
-                self.flag.set()
-                self._left.clear()
-            else:
-                self.flag.clear()
-                self._left.extend(range(len(lease.indexes)))
+            if self.is_closed:
+                return False
             if self._stopped:
+                is_void = lease.number in self._stopped
                 self._stopped = {number for number in self._stopped if number > lease.number}
+                if is_void:
+                    return False
+            self.flag.clear()
+            self._left.extend(range(len(lease.indexes)))
+            return True
 
     def take(self) -> int | None:
         """The position to run next; None when the lease has no more."""
@@ -60,14 +70,20 @@ class Inbox:
         """Whether `take` would hand out another one now."""
         return bool(self._left)
 
-    def stop(self, lease: int) -> None:
+    def abandon(self) -> None:
+        """Forget the present lease: it was taken back while this process stood still."""
+        with self._lock:
+            self._position = _NOWHERE
+            self._left.clear()
+
+    def stop(self, lease: int) -> Answer | None:
         """Set the event for the lease; nothing more of it begins."""
         with self._lock:
             if lease == self._lease:
                 self._left.clear()
                 self.flag.set()
-            elif lease > self._lease:
-                self._stopped.add(lease)
+                return None
+            return self._void(lease)
 
     def time_up(self, lease: int, position: int) -> None:
         """Set the event for one task, if it is the one that runs and was not told to stop already."""
@@ -76,17 +92,16 @@ class Inbox:
                 self.is_late = True
                 self.flag.set()
 
-    def recall(self, lease: int) -> int | None:
-        """Take back what has not begun: the first position that has not; None if all has."""
+    def recall(self, lease: int) -> Answer | None:
+        """Take back what has not begun."""
         with self._lock:
-            if lease > self._lease:  # still in the pipe: it will be opened and found empty
-                self._stopped.add(lease)
-                return 0
-            if lease != self._lease or not self._left:
+            if lease != self._lease:
+                return self._void(lease)
+            if not self._left:
                 return None
             first = self._left[0]
             self._left.clear()
-            return first
+            return Answer(Command.RETURNED, first)
 
     def close(self) -> None:
         """Stop everything, now and for ever: the service has gone."""
@@ -94,6 +109,13 @@ class Inbox:
             self.is_closed = True
             self._left.clear()
             self.flag.set()
+
+    def _void(self, lease: int) -> Answer | None:
+        """A lease that is still in the pipe is never opened; one that has ended needs nothing."""
+        if lease < self._lease:
+            return None
+        self._stopped.add(lease)
+        return Answer(Command.VOIDED, 0)
 
 
 def follow(control: int, inbox: Inbox) -> None:
@@ -109,13 +131,14 @@ def follow(control: int, inbox: Inbox) -> None:
             return
         text += more
         for command, lease, position in unpack_controls(text):
+            answer = None
             if command == Command.STOP:
-                inbox.stop(lease)
+                answer = inbox.stop(lease)
             elif command == Command.TIME_UP:
                 inbox.time_up(lease, position)
             elif command == Command.RECALL:
-                first = inbox.recall(lease)
-                if first is not None:
-                    with suppress(OSError):
-                        os.write(control, pack_control(Command.RETURNED, lease, first))
+                answer = inbox.recall(lease)
+            if answer is not None:
+                with suppress(OSError):
+                    os.write(control, pack_control(answer.command, lease, answer.position))
         text = text[len(text) - len(text) % CONTROL_BYTES :]

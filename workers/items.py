@@ -33,7 +33,8 @@ class Items:
         self._segments: list[tuple[bytes, array[int]]] = []
         self._firsts: list[int] = []
         self._count = 0
-        if texts := list(texts):
+        texts = texts if isinstance(texts, list) else list(texts)
+        if texts:
             self.append(texts)
 
     def __len__(self) -> int:

@@ -14,21 +14,30 @@ from workers.messages import Lease
 #: be shared out, large enough not to be felt.
 LEASE_S = 0.008
 AHEAD_S = 0.016
-MAX_LEASES_AHEAD = 32
+UNKNOWN_S = 1.0
 BRISK_TASK_S = 0.0002
 _SHARES_PER_WORKER = 2
+
+
+class Pace:
+    """How long the tasks of one function have lately taken, in seconds."""
+
+    __slots__ = ("task_s",)
+
+    def __init__(self) -> None:
+        self.task_s = UNKNOWN_S
 
 
 class Job:
     """The pool's own record of a batch. Owner of every field: the pool's thread."""
 
-    def __init__(self, order: Order, listener: Listener) -> None:
+    def __init__(self, order: Order, listener: Listener, pace: Pace) -> None:
+        """pace: that of the task function, shared by all its batches."""
         self.order = order
         self.listener = listener
         self.id = order.batch_id
         self.priority = order.priority
         self.leases_out = 0
-        self.holders = 0  # workers that hold leases of it
         self.has_begun = False
         self.is_stopping = False
         self.stop_asked = 0.0
@@ -39,7 +48,13 @@ class Job:
         self._total = len(order.items)
         self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
         self._lease_tasks = 1
-        self.task_s = AHEAD_S  # how long one task takes, as far as is known
+        self._pace = pace
+        self._task_s: float | None = None  # how long one of its own takes, once that is known
+
+    @property
+    def task_s(self) -> float:
+        """How long one of its tasks takes, as far as is known."""
+        return self._pace.task_s if self._task_s is None else self._task_s
 
     @property
     def pending(self) -> int:
@@ -52,22 +67,17 @@ class Job:
         if self.is_stopping or not self.pending:
             return False
         most = self.order.max_parallel
-        return most is None or self.holders < most
+        return most is None or self.leases_out < most
 
     @property
     def is_brisk(self) -> bool:
-        """Whether its tasks have lately been so short that it is not worth waking for each one."""
-        return self.task_s < BRISK_TASK_S
+        """Whether its tasks are so short that they may wait behind others in a worker."""
+        return self.task_s < BRISK_TASK_S and self.order.max_parallel is None
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing of it runs, waits or rests."""
         return not self.leases_out and not self.pending and not self.resting
-
-    def leases_ahead(self, most_tasks: int) -> int:
-        """How many leases one worker may hold at once: more than one only of short tasks."""
-        lease_s = self.task_s * min(self._lease_tasks, most_tasks)
-        return max(1, min(MAX_LEASES_AHEAD, int(AHEAD_S / lease_s)))
 
     def take_lease(self, number: int, workers: int, most: int) -> Lease:
         """The next tasks for one worker; there must be some."""
@@ -88,13 +98,14 @@ class Job:
 
     def learn(self, count: int, lasted_s: float) -> None:
         """Size the next lease by the last one: twice as large, as far as it fits LEASE_S."""
-        self.task_s = max(lasted_s / count, 1e-6)
-        fitting = int(LEASE_S / self.task_s)
+        self._task_s = self._pace.task_s = max(lasted_s / count, 1e-6)
+        fitting = int(LEASE_S / self._task_s)
         self._lease_tasks = max(1, min(self._lease_tasks * 2, fitting))
 
     def shrink(self) -> None:
         """A lease took too long: start again from one task."""
-        self._lease_tasks, self.task_s = 1, AHEAD_S
+        self._lease_tasks = 1
+        self._task_s = self._pace.task_s = UNKNOWN_S
 
     def stop(self) -> list[Outcome]:
         """Drop what never started; the last outcomes of tasks that rested before a retry."""

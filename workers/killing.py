@@ -1,4 +1,4 @@
-"""The fenced kill: freeze a worker, look what it is in, and only then kill it, or let it go."""
+"""The fence: freeze a worker, look what it is in, then kill it, or take back what waits, or neither."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import monotonic
 
 from workers.backend import Ending, WorkerState
 from workers.loop import Loop
-from workers.process import Doom, WorkerProcess
+from workers.process import Doom, Held, WorkerProcess
 from workers.supervisor import Supervisor
 
 #: A process stuck in a kernel call does not stand still; it is killed without a look.
@@ -18,59 +18,79 @@ KILL_LIMIT_S = 5.0
 
 
 class Executioner:
-    """Kills workers whose task was told to end and did not. Runs on the pool's thread.
+    """Does to workers what they cannot refuse. Runs on the pool's thread.
 
-    The worker is condemned (no new lease), frozen, and its reports are read to the end. If the task
-    has ended meanwhile, the worker is thawed and keeps its place; a worker holds leases of one
-    batch at a time, so what is killed otherwise is a task of the batch in question.
+    A worker that is to be killed is condemned (no new lease), frozen, and its reports are read to
+    the end. Only if it is still in the very lease it is condemned for is it killed: a kill never
+    hits another batch's task, nor one that has just ended. What waits behind goes back to the pool.
     """
 
     def __init__(
         self,
         loop: Loop,
         staff: Supervisor,
+        *,
         drain: Callable[[WorkerProcess], None],
-        make_idle: Callable[[WorkerProcess], None],
+        on_spared: Callable[[WorkerProcess], None],
+        on_void: Callable[[WorkerProcess, Held], None],
     ) -> None:
+        """drain: reads its reports to the end; on_spared: it goes on, with nothing in hand;
+        on_void: a lease was taken back unopened.
+        """
         self._loop = loop
         self._staff = staff
-        self._drain = drain
-        self._make_idle = make_idle
+        self._drain, self._on_spared, self._on_void = drain, on_spared, on_void
 
-    def condemn(self, worker: WorkerProcess, ending: Ending, position: int | None) -> None:
-        """Kill a worker for what it runs: any task of its lease, or only the one at `position`."""
-        if worker.doom is not None:
+    def condemn(self, worker: WorkerProcess, ending: Ending, position: int | None = None) -> None:
+        """Kill a worker for what it runs: anything of its lease, or only the task at `position`."""
+        held = worker.held
+        if worker.doom is not None or held is None:
             return
-        worker.doom = Doom(ending, position)
+        worker.doom = Doom(ending, held, position)
         worker.state = WorkerState.CONDEMNED
         self._staff.freeze(worker)
         self._loop.call_at(monotonic() + FREEZE_LIMIT_S, partial(self._kill_unfrozen, worker))
 
+    def reclaim(self, worker: WorkerProcess) -> None:
+        """Take back the leases that it has not opened; it may be too busy to give them back."""
+        if not worker.is_reclaimed:
+            worker.is_reclaimed = True
+            self._staff.freeze(worker)
+
     def frozen(self, worker: WorkerProcess) -> None:
         """It stands still: what it has reported until now decides."""
-        doom = worker.doom
-        if doom is None:
-            self._staff.thaw(worker)
-            return
         self._drain(worker)
-        held = worker.held
-        if held is not None and (doom.position is None or held.done == doom.position):
-            self._kill(worker)
-            return
-        worker.doom = None
+        doom = worker.doom
+        if doom is not None:
+            if worker.held is doom.held and doom.position in (None, doom.held.done):
+                self._kill(worker, doom)
+                return
+            worker.doom = None
+            if worker.held is not None:
+                worker.state = WorkerState.BUSY
+            else:
+                self._on_spared(worker)
+        if worker.is_reclaimed:
+            worker.is_reclaimed = False
+            self._void_unopened(worker)
         self._staff.thaw(worker)
-        if held is None:
-            self._make_idle(worker)
-        else:
-            worker.state = WorkerState.BUSY
+
+    def _void_unopened(self, worker: WorkerProcess) -> None:
+        """By its page it is in one lease, and it looks there before it begins another."""
+        present = worker.page.place().lease
+        waiting = [held for held in worker.leases if held.lease.number > present]
+        if waiting:
+            worker.page.void(waiting[-1].lease.number)
+            for held in waiting:
+                self._on_void(worker, held)
 
     def _kill_unfrozen(self, worker: WorkerProcess) -> None:
-        if worker.doom is not None and not worker.doom.is_carried_out:
-            self._kill(worker)
+        doom = worker.doom
+        if doom is not None and not doom.is_carried_out:
+            self._kill(worker, doom)
 
-    def _kill(self, worker: WorkerProcess) -> None:
-        assert worker.doom is not None
-        worker.doom = worker.doom._replace(is_carried_out=True)
+    def _kill(self, worker: WorkerProcess, doom: Doom) -> None:
+        worker.doom = doom._replace(is_carried_out=True)
         self._staff.kill(worker)
         self._loop.call_at(monotonic() + KILL_LIMIT_S, partial(self._report_unkillable, worker))
 

@@ -11,7 +11,6 @@ from workers.loop import Loop
 from workers.messages import Command
 from workers.process import Held, WorkerProcess
 
-
 #: Limits are kept to about this, and no finer.
 LOOK_EVERY_S = 0.001
 

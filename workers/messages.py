@@ -165,6 +165,7 @@ class Command(IntEnum):
     TIME_UP = 2  # set the event for one task of the lease: its time limit has passed
     RECALL = 3  # give back what has not begun
     RETURNED = 4  # the answer to RECALL: everything from `position` on was not begun
+    VOIDED = 5  # the answer to STOP and RECALL of a lease not opened yet: it never will be
 
 
 class Control(NamedTuple):

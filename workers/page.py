@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 # Eight-byte words. An aligned eight-byte store is atomic on every 64-bit Linux, so the place (lease
 # and position together) is one word: a worker killed in mid-write leaves the old place or the new.
-PLACE, BEGAN, LOOKED, WORST_GAP = range(4)
+PLACE, BEGAN, LOOKED, WORST_GAP, VOID = range(5)
 PAGE_BYTES = mmap.PAGESIZE
 POSITION_BITS = 16
 MAX_LEASE_TASKS = 2**POSITION_BITS - 1
@@ -38,6 +38,18 @@ class Page:
         times[LOOKED] = now
         times[WORST_GAP] = 0.0
         self.places[PLACE] = lease << POSITION_BITS | position
+
+    def is_void(self, lease: int) -> bool:
+        """Whether the pool has taken this lease back; asked after `enter`, see `void`."""
+        return self.places[VOID] >= lease
+
+    def void(self, lease: int) -> None:
+        """Take back this lease and those before it, as far as their place has not been entered.
+
+        Only while the worker is frozen: then what `place` says and what the worker will find here
+        cannot contradict each other.
+        """
+        self.places[VOID] = lease
 
     def place(self) -> Place:
         """The task that began last; whether it has ended is for the result pipe to say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from functools import partial
 from time import monotonic
 
@@ -20,7 +21,7 @@ from workers.backend import (
 from workers.dispatcher import Dispatcher
 from workers.errors import PoolClosed, PoolStartError
 from workers.events import BatchEvent
-from workers.job import Job
+from workers.job import Job, Pace
 from workers.judge import lost_outcome
 from workers.killing import Executioner
 from workers.limits import TimeLimits
@@ -45,14 +46,24 @@ class Pool:
         self._loop = Loop("quiesce-pool")
         self._staff = Supervisor(settings, self._loop, self)
         self._reports = Reports(self._loop, self)
-        self._dispatcher = Dispatcher(
-            settings, self._loop, on_lease=self._leased, on_begun=self._begin
-        )
         self._kills = Executioner(
-            self._loop, self._staff, self._reports.drain, self._dispatcher.make_idle
+            self._loop,
+            self._staff,
+            drain=self._reports.drain,
+            on_spared=self._release,
+            on_void=self.end_lease,
+        )
+        self._dispatcher = Dispatcher(
+            settings,
+            self._loop,
+            self._kills,
+            on_lease=self._leased,
+            on_begun=self._begin,
+            on_void=self.end_lease,
         )
         self._limits = TimeLimits(self._loop, self._kills)
         self._jobs: dict[str, Job] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # by task
         self._is_open = False
         self._is_closed = False
         self._started = threading.Event()
@@ -78,7 +89,7 @@ class Pool:
         """Run a batch. Raises PoolClosed."""
         if not self._is_open:
             raise PoolClosed("the pool takes no new batch")
-        self._loop.call(self._add, Job(order, listener))
+        self._loop.call(self._add, Job(order, listener, self._paces[order.task]))
 
     def request_stop(self, batch_id: str, grace_s: float | None) -> None:
         """Set the batch's event in its workers and start no more of its tasks; returns at once."""
@@ -191,19 +202,15 @@ class Pool:
             self._stop(job, None, StopCause.FAIL_FAST)
 
     def end_lease(self, worker: WorkerProcess, held: Held) -> None:
-        """The worker has nothing of its first lease in hand any more."""
+        """The worker has nothing of this lease in hand any more."""
         job = held.job
-        worker.leases.popleft()
-        worker.tasks_done += held.done
+        worker.put_down(held)
         if held.lasted_s > 0:
             job.learn(held.done, held.lasted_s)
         self._dispatcher.take_back(held, held.done)
         job.leases_out -= 1
-        if not worker.leases:
-            job.holders -= 1
+        if not worker.leases and worker.state is WorkerState.BUSY:
             self._release(worker)
-        elif worker.state is WorkerState.BUSY:
-            self._dispatcher.top_up(worker, job)
         if job.is_settled:
             self._settle(job)
         else:
@@ -223,12 +230,12 @@ class Pool:
         self._dispatcher.hand_out()
 
     def _release(self, worker: WorkerProcess) -> None:
-        """Its hands are empty: the next lease, or its end, unless it is condemned already."""
-        if worker.state is WorkerState.BUSY:
-            if self._dispatcher.is_worn_out(worker):
-                self._staff.replace(worker)
-            else:
-                self._dispatcher.make_idle(worker)
+        """Its hands are empty: the next lease, or its end."""
+        if self._dispatcher.is_worn_out(worker):
+            self._dispatcher.dismiss(worker)
+            self._staff.replace(worker)
+        else:
+            self._dispatcher.make_idle(worker)
 
     def _is_retried(self, job: Job, outcome: Outcome) -> bool:
         is_last = outcome.attempt >= job.order.retries.max_attempts
@@ -270,7 +277,7 @@ class Pool:
         for worker in self._staff.workers.values():
             for held in worker.leases:
                 if held.job is job:
-                    worker.command(Command.STOP, held.lease.number)
+                    self._dispatcher.call_back(worker, held, Command.STOP)
         if cause is not None:
             job.listener.stopping(cause)
             self._staff.events.set_soon(job.id)
@@ -281,7 +288,7 @@ class Pool:
         """The grace is over: kill whatever of the batch still runs, and nothing else."""
         for worker in list(self._staff.workers.values()):
             if worker.held is not None and worker.held.job is job:
-                self._kills.condemn(worker, Ending.KILLED, None)
+                self._kills.condemn(worker, Ending.KILLED)
 
     def _stop_all(self, grace_s: float) -> None:
         for job in list(self._jobs.values()):

@@ -29,13 +29,24 @@ _OUTPUT_READ_BYTES = 1 << 16
 class Held:
     """A lease in a worker's hands. Tasks are run and reported in order, so a count says it all."""
 
-    __slots__ = ("done", "first_began", "job", "last_ended", "lease", "until")
+    __slots__ = (
+        "done",
+        "first_began",
+        "is_called_back",
+        "job",
+        "last_ended",
+        "lease",
+        "predicted_s",
+        "until",
+    )
 
     def __init__(self, job: Job, lease: Lease) -> None:
         self.job = job
         self.lease = lease
         self.done = 0  # tasks reported
         self.until = len(lease.indexes)  # less once the rest has been given back
+        self.is_called_back = False  # the worker was told to begin nothing more of it
+        self.predicted_s = self.until * job.task_s
         self.first_began = 0.0
         self.last_ended = 0.0
 
@@ -46,9 +57,10 @@ class Held:
 
 
 class Doom(NamedTuple):
-    """Why a worker is to be killed: what its task will be said to have ended as."""
+    """Why a worker is to be killed: for which lease, and what its task will have ended as."""
 
     ending: Ending
+    held: Held
     position: int | None  # of the task it is killed for; None: whatever it has of its lease
     is_carried_out: bool = False
 
@@ -63,13 +75,16 @@ class WorkerProcess:
         self.state = WorkerState.STARTING
         self.started = monotonic()
         self.doom: Doom | None = None
+        self.is_reclaimed = False  # to be frozen so that what it has not begun can be taken back
         self.is_replaced = False
         self.is_closed = False
         self.is_listening = True
         self.tasks_done = 0
         self.rss_bytes = 0
         self.measured = 0.0
-        self.leases: deque[Held] = deque()  # in the order in which they are worked off; one batch's
+        self.leases: deque[Held] = deque()  # in the order in which they are worked off
+        self.head_since = 0.0  # when the first of them became the first
+        self.ahead_s = 0.0  # how long they will take, if tasks take as long as they did
         self.output = b""
         self._loop = loop
         self._unread = bytearray()
@@ -99,7 +114,7 @@ class WorkerProcess:
         held = self.held
         if held is None or not held.job.is_brisk:
             return 0.0
-        return sum(each.until - each.done for each in self.leases) * held.job.task_s
+        return self.ahead_s - held.done * held.job.task_s
 
     def watch(
         self,
@@ -121,11 +136,24 @@ class WorkerProcess:
         for fd in self.theirs:
             os.close(fd)
 
-    def give(self, held: Held) -> None:
+    def give(self, held: Held, now: float) -> None:
         """Hand out a lease."""
+        if not self.leases:
+            self.head_since = now
         self.leases.append(held)
+        self.ahead_s += held.predicted_s
         self.state = WorkerState.BUSY
         self._send(messages.pack_lease(held.lease))
+
+    def put_down(self, held: Held) -> None:
+        """It has nothing of this lease in hand any more."""
+        if held is self.leases[0]:
+            self.leases.popleft()
+            self.head_since = monotonic()
+        else:
+            self.leases.remove(held)
+        self.ahead_s = self.ahead_s - held.predicted_s if self.leases else 0.0
+        self.tasks_done += held.done
 
     def command(self, command: Command, lease: int, position: int = 0) -> None:
         """Tell the control thread. The pipe holds far more commands than a lease can need."""

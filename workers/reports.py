@@ -36,7 +36,7 @@ class Desk(Protocol):
         """These attempts have ended."""
 
     def end_lease(self, worker: WorkerProcess, held: Held) -> None:
-        """The worker has nothing of its first lease in hand any more."""
+        """The worker has nothing of this lease in hand any more."""
 
     def leaving(self, worker: WorkerProcess) -> None:
         """The worker ends by itself, and its lease with it: a task left threads behind."""
@@ -97,6 +97,8 @@ class Reports:
                 desk.ready(worker)
                 continue
             held = worker.held
+            if held is not None and held.lease.number != lease:
+                held = self._skip_void(worker, lease)
             if held is None or held.lease.number != lease:
                 raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
             if kind in _ENDINGS:
@@ -114,6 +116,14 @@ class Reports:
                 desk.end_lease(worker, held)
         if outcomes and worker.held is not None:
             desk.deliver(worker.held.job, outcomes)
+
+    def _skip_void(self, worker: WorkerProcess, lease: int) -> Held | None:
+        """Leases that were called back before they were opened are not reported on."""
+        while (held := worker.held) is not None and held.lease.number < lease:
+            if not held.is_called_back or held.done:
+                break
+            self._desk.end_lease(worker, held)
+        return worker.held
 
 
 def _outcome(held: Held, report: Report, pid: int) -> Outcome:

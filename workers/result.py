@@ -29,16 +29,22 @@ class AsyncResult:
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
         self._lock = threading.Lock()
-        self._resolved = threading.Event()
-        self._callbacks: list[Callable[[], None]] = []
+        self._is_resolved = False
+        self._callbacks: list[Callable[[], object]] = []
 
     def ready(self) -> bool:
         """Whether every task of the batch has ended and nothing of it runs."""
-        return self._resolved.is_set()
+        return self._is_resolved
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until ready, at most `timeout` seconds; whether it is ready."""
-        return self._resolved.wait(timeout)
+        if not self._is_resolved:
+            waiter = threading.Lock()  # an Event costs more than a small batch can afford
+            waiter.acquire()
+            self.when_ready(waiter.release)
+            if not waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+                self._forget(waiter.release)
+        return self._is_resolved
 
     def successful(self) -> bool:
         """Whether every task returned a value. Raises ValueError unless ready."""
@@ -59,15 +65,15 @@ class AsyncResult:
     def resolve(self) -> None:
         """Make it ready; only whoever runs the batch calls this. Further calls change nothing."""
         with self._lock:
-            self._resolved.set()
+            self._is_resolved = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
 
-    def when_ready(self, callback: Callable[[], None]) -> None:
+    def when_ready(self, callback: Callable[[], object]) -> None:
         """Call `callback` once ready: on the resolving thread, or at once if it is ready already."""
         with self._lock:
-            if not self._resolved.is_set():
+            if not self._is_resolved:
                 self._callbacks.append(callback)
                 return
         callback()
@@ -89,9 +95,12 @@ class AsyncResult:
         try:
             yield from future
         finally:
-            with self._lock:
-                if when_ready in self._callbacks:
-                    self._callbacks.remove(when_ready)
+            self._forget(when_ready)
+
+    def _forget(self, callback: Callable[[], object]) -> None:
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
 
     def _value(self, index: int) -> Any:
         ended = self._outcomes.outcome(index)

@@ -45,8 +45,8 @@ class Scheduler(Generic[C]):
             if not line:
                 del self._lines[candidate.priority]
 
-    def take(self, now: float) -> C | None:
-        """Take out and return whoever is next; None if nobody waits."""
+    def first(self, now: float) -> C | None:
+        """Whoever is next, left where it is; None if nobody waits."""
         best: C | None = None
         best_rank = float("-inf")
         for priority, line in self._lines.items():
@@ -54,12 +54,7 @@ class Scheduler(Generic[C]):
             rank = priority + (now - since) // AGING_S
             if rank > best_rank or (rank == best_rank and best and priority > best.priority):
                 best, best_rank = candidate, rank
-        if best is not None:
-            self.remove(best)
         return best
-
-    def __contains__(self, candidate: C) -> bool:
-        return candidate in self._lines.get(candidate.priority, ())
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))

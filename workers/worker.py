@@ -78,11 +78,15 @@ class Worker:
         inbox, number = self._inbox, lease.number
         enter, attempt = self._page.enter, self._attempt
         spec = self._catalog[lease.task]
-        inbox.open(lease)
+        if not inbox.open(lease):
+            return
         is_last = False
         while (position := inbox.take()) is not None:
             began = monotonic()
             enter(number, position, began)
+            if not position and self._page.is_void(number):
+                inbox.abandon()
+                return
             kind, payload, noticed = attempt(spec, lease, position)
             ended = monotonic()
             if inbox.is_late:
