@@ -8,9 +8,10 @@ from time import monotonic
 
 from benchmarks.connection import Connection, request_bytes
 from benchmarks.measurement import MeasurementFailed
+from benchmarks.processes import WORKERS
 
 LIMIT_S = 60.0
-_LOOK_EVERY_S = 0.001
+_LOOK_EVERY_S = 0.002
 
 
 def numbered_items(count: int) -> list[bytes]:
@@ -36,6 +37,20 @@ def wait_until_running(connection: Connection, batch: str, count: int) -> None:
     while connection.ask(look)["counts"]["running"] != count:
         if monotonic() > deadline:
             raise MeasurementFailed(f"not {count} tasks were running after {LIMIT_S:.0f} s")
+        time.sleep(_LOOK_EVERY_S)
+
+
+def wait_until_idle(connection: Connection) -> None:
+    """Until every worker is there and none has anything to do."""
+    look = request_bytes("GET", "/pool")
+    deadline = monotonic() + LIMIT_S
+    while True:
+        pool = connection.ask(look)
+        states = [worker["state"] for worker in pool["workers"]]
+        if states == ["idle"] * WORKERS and not pool["pending"]:
+            return
+        if monotonic() > deadline:
+            raise MeasurementFailed(f"the pool was not idle after {LIMIT_S:.0f} s")
         time.sleep(_LOOK_EVERY_S)
 
 

@@ -13,6 +13,7 @@ from benchmarks.batches import (
     post_of,
     stop,
     submit,
+    wait_until_idle,
     wait_until_running,
 )
 from benchmarks.connection import Connection, request_bytes
@@ -62,7 +63,7 @@ def _service_bytes(items: Sequence[bytes]) -> tuple[float, float]:
     hold = post_of("hold", numbered_items(WORKERS))
     warm_up, all_of_them = post_of("noop", items[:WARM_UP_ITEMS]), post_of("noop", items)
     with running_service() as service, Connection(service.url) as connection:
-        _wait_until_idle(connection)
+        wait_until_idle(connection)
         idle = _steady_pss_bytes(service)
         blocking = submit(connection, hold)
         wait_until_running(connection, blocking, WORKERS)
@@ -76,15 +77,6 @@ def _service_bytes(items: Sequence[bytes]) -> tuple[float, float]:
         stop(connection, batch)
         stop(connection, blocking)
     return idle, after - before
-
-
-def _wait_until_idle(connection: Connection) -> None:
-    look = request_bytes("GET", "/pool")
-    deadline = monotonic() + LIMIT_S
-    while [worker["state"] for worker in connection.ask(look)["workers"]] != ["idle"] * WORKERS:
-        if monotonic() > deadline:
-            raise MeasurementFailed(f"{WORKERS} workers were not idle after {LIMIT_S:.0f} s")
-        time.sleep(_LOOK_EVERY_S)
 
 
 def _steady_pss_bytes(server: Server) -> float:

@@ -44,11 +44,11 @@ class Pool:
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
         self._loop = Loop("quiesce-pool")
-        self._staff = Supervisor(settings, self._loop, self)
+        self.staff = Supervisor(settings, self._loop, self)  # to look at, for tests and tools
         self._reports = Reports(self._loop, self)
         self._kills = Executioner(
             self._loop,
-            self._staff,
+            self.staff,
             drain=self._reports.drain,
             on_spared=self._release,
             on_void=self.end_lease,
@@ -69,15 +69,15 @@ class Pool:
         self._started = threading.Event()
         self._start_problem = ""
         self._all_settled = threading.Event()
-        self.mark = self._staff.mark  # every process of the pool carries it in its environment
-        self.folder = self._staff.folder  # private, for the Manager's socket
+        self.mark = self.staff.mark  # every process of the pool carries it in its environment
+        self.folder = self.staff.folder  # private, for the Manager's socket
 
     # --- the backend: any thread ------------------------------------------------------------------
 
     def start(self) -> None:
         """Bring the processes up; returns once a worker is ready. Raises PoolStartError."""
         self._loop.start()
-        self._loop.call(self._staff.start)
+        self._loop.call(self.staff.start)
         if not self._started.wait(START_LIMIT_S):
             self._start_problem = f"no worker was ready within {START_LIMIT_S:.0f} s"
         if self._start_problem:
@@ -97,15 +97,15 @@ class Pool:
 
     def event(self, batch_id: str) -> Event:
         """The batch's event, hosted by the Manager."""
-        return BatchEvent(batch_id, self._staff.events, self._event_was_set)
+        return BatchEvent(batch_id, self.staff.events, self._event_was_set)
 
     def forget(self, batch_id: str) -> None:
         """Drop the event of a batch that has settled."""
-        self._staff.events.forget(batch_id)
+        self.staff.events.forget(batch_id)
 
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""
-        tasks = (worker.running(batch_id) for worker in list(self._staff.workers.values()))
+        tasks = (worker.running(batch_id) for worker in list(self.staff.workers.values()))
         return [task for task in tasks if task is not None]
 
     def unkillable(self, batch_id: str) -> list[int]:
@@ -117,15 +117,15 @@ class Pool:
         """The pool as it is now."""
         return PoolView(
             size=self._settings.workers,
-            workers=[worker.view() for worker in list(self._staff.workers.values())],
-            restarts=self._staff.restarts,
+            workers=[worker.view() for worker in list(self.staff.workers.values())],
+            restarts=self.staff.restarts,
             pending=sum(job.pending for job in list(self._jobs.values())),
             turned=self._loop.turned,
             degraded=self._degraded(),
         )
 
     def _degraded(self) -> list[str]:
-        reasons = list(self._staff.degraded.values())
+        reasons = list(self.staff.degraded.values())
         if self._loop.errors:
             reasons.append(f"{self._loop.errors} unexpected errors, see the log")
         return reasons
@@ -139,7 +139,7 @@ class Pool:
         self._all_settled.wait(grace_s + CLOSE_MARGIN_S)
         self._loop.call(self._loop.end)
         if self._loop.join(CLOSE_MARGIN_S):
-            self._staff.close()
+            self.staff.close()
             self._loop.close()
 
     def hurry(self) -> None:
@@ -184,7 +184,7 @@ class Pool:
 
     def ready(self, worker: WorkerProcess) -> None:
         """The worker can take leases."""
-        self._staff.ready(worker)
+        self.staff.ready(worker)
         self._dispatcher.make_idle(worker)
         self._started.set()
 
@@ -205,7 +205,7 @@ class Pool:
         """The worker has nothing of this lease in hand any more."""
         job = held.job
         worker.put_down(held)
-        if held.lasted_s > 0:
+        if held.lasted_s > 0 and not job.is_stopping:  # then they are shorter than usual
             job.learn(held.done, held.lasted_s)
         self._dispatcher.take_back(held, held.done)
         job.leases_out -= 1
@@ -218,12 +218,12 @@ class Pool:
 
     def leaving(self, worker: WorkerProcess) -> None:
         """A worker whose task left threads ends by itself, and its lease with it."""
-        self._staff.expect_end(worker)
+        self.staff.expect_end(worker)
 
     def broken(self, worker: WorkerProcess) -> None:
         """What the worker writes cannot be trusted."""
         worker.state = WorkerState.CONDEMNED
-        self._staff.kill(worker)
+        self.staff.kill(worker)
 
     def hand_out(self) -> None:
         """Give every idle worker something to do."""
@@ -233,7 +233,7 @@ class Pool:
         """Its hands are empty: the next lease, or its end."""
         if self._dispatcher.is_worn_out(worker):
             self._dispatcher.dismiss(worker)
-            self._staff.replace(worker)
+            self.staff.replace(worker)
         else:
             self._dispatcher.make_idle(worker)
 
@@ -274,19 +274,20 @@ class Pool:
         job.stop_asked = monotonic()
         given_up = job.stop()
         self._dispatcher.withdraw(job)
-        for worker in self._staff.workers.values():
-            for held in worker.leases:
+        for worker in self.staff.workers.values():
+            # From the last one: once the first is stopped, the worker goes on to the next.
+            for held in reversed(worker.leases):
                 if held.job is job:
                     self._dispatcher.call_back(worker, held, Command.STOP)
         if cause is not None:
             job.listener.stopping(cause)
-            self._staff.events.set_soon(job.id)
+            self.staff.events.set_soon(job.id)
         if given_up:
             job.listener.ended(given_up)
 
     def _kill_rest(self, job: Job) -> None:
         """The grace is over: kill whatever of the batch still runs, and nothing else."""
-        for worker in list(self._staff.workers.values()):
+        for worker in list(self.staff.workers.values()):
             if worker.held is not None and worker.held.job is job:
                 self._kills.condemn(worker, Ending.KILLED)
 
@@ -296,7 +297,7 @@ class Pool:
 
     def _wind_up(self, grace_s: float) -> None:
         """Stop every batch and start no worker any more."""
-        self._staff.prepare_close()
+        self.staff.prepare_close()
         self._stop_all(grace_s)
         if not self._jobs:
             self._all_settled.set()

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from tests.workers.driver import Driver, running_pool
+from tests.workers.driver import Batch, Driver, eventually, running_pool
 from workers.backend import Ending, StopCause
 
 
@@ -150,6 +150,39 @@ def test_a_task_that_holds_the_gil_can_be_killed(pool: Driver, tmp_path: Path) -
     assert pool.is_well()
 
 
+def test_what_waits_behind_a_task_that_holds_the_gil_is_taken_back(tmp_path: Path) -> None:
+    """The worker cannot answer, so it is frozen and told through its page; nothing is killed."""
+    fifo = _fifo(tmp_path)
+    with running_pool(workers=1) as pool:
+        pids = pool.pids()
+        pool.submit("hold_the_gil_if", [{"fifo": ""}] * 500).wait()
+        stuck = pool.submit("hold_the_gil_if", [{"fifo": str(fifo)}])
+        behind = pool.submit("hold_the_gil_if", [{"fifo": ""}] * 3)
+        pool.running(stuck)
+        eventually(lambda: waiting_in(pool, behind))
+        pool.stop(behind)
+
+        assert behind.endings() == [None] * 3
+        assert not stuck.outcomes
+        fifo.write_text("go on")
+        assert stuck.wait().endings() == [Ending.RETURNED]
+        assert pool.is_well()
+        assert pool.pids() == pids
+
+
+def test_what_waits_behind_a_long_task_runs_on_another_worker(pool: Driver, tmp_path: Path) -> None:
+    """Short work of another batch may wait in a worker, but not behind one that turns out long."""
+    fifo = _fifo(tmp_path)
+    pool.submit("hold_the_gil_if", [{"fifo": ""}] * 500).wait()
+    stuck = pool.submit("hold_the_gil_if", [{"fifo": str(fifo)}])
+    behind = [pool.submit("hold_the_gil_if", [{"fifo": ""}]) for _ in range(100)]
+
+    assert all(batch.wait().endings() == [Ending.RETURNED] for batch in behind)
+    assert not stuck.outcomes
+    fifo.write_text("go on")
+    stuck.wait()
+
+
 def test_a_kill_spares_a_task_that_ends_at_the_same_moment(pool: Driver, tmp_path: Path) -> None:
     """The fence: frozen, its report is found in the pipe, and the worker goes on."""
     for number in range(30):
@@ -206,6 +239,12 @@ def write_without_waiting(fifo: Path) -> None:
             os.write(end, b"end")
         finally:
             os.close(end)
+
+
+def waiting_in(pool: Driver, batch: Batch) -> bool:
+    """Whether a lease of the batch waits in some worker, behind another's."""
+    workers = list(pool.pool.staff.workers.values())
+    return any(held.job.id == batch.id for worker in workers for held in list(worker.leases)[1:])
 
 
 def _fifo(folder: Path) -> Path:
