@@ -31,14 +31,15 @@ EXIT_FAILED = 1
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(
+    words: Sequence[str] | None = None, measurements: Sequence[Measurement] = MEASUREMENTS
+) -> int:
     """Measure and report; 1 if a measurement failed. A missed target is a result, not a failure."""
-    chosen = _parser().parse_args(words)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # end what was started
+    chosen = _parser(measurements).parse_args(words)
     machine = describe_machine()
     rows: list[Row] = []
     failed: list[str] = []
-    for measurement in MEASUREMENTS:
+    for measurement in measurements:
         if not chosen.only or measurement.name in chosen.only:
             size = measurement.quick if chosen.quick else measurement.full
             _tell(
@@ -62,7 +63,7 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(measurements: Sequence[Measurement]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the service and its pool against their peers, in turns, in one run.",
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[measurement.name for measurement in MEASUREMENTS],
+        choices=[measurement.name for measurement in measurements],
         help="measure this alone; may be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures")
@@ -80,4 +81,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # So that whatever was started is ended as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     raise SystemExit(main())

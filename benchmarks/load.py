@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import subprocess
 import sys
 from time import perf_counter, process_time
@@ -41,17 +42,27 @@ def apply_load(url: str, request: bytes, count: int, wanted: int) -> Load:
 
 def send_all(url: str, request: bytes, count: int, wanted: int) -> Load:
     """The load itself."""
-    connections = {one.fileno(): one for one in (connect(url) for _ in range(CONNECTIONS))}
+    opened = [connect(url) for _ in range(min(CONNECTIONS, count))]
+    try:
+        return _send_over({one.fileno(): one for one in opened}, request, count, wanted)
+    finally:
+        for one in opened:
+            one.close()
+
+
+def _send_over(
+    connections: dict[int, socket.socket], request: bytes, count: int, wanted: int
+) -> Load:
     texts = dict.fromkeys(connections, b"")
-    poll = select.epoll()
+    poll = select.poll()
     for fd in connections:
-        poll.register(fd, select.EPOLLIN)
+        poll.register(fd, select.POLLIN)
     began, began_busy = perf_counter(), process_time()
     for connection in connections.values():
         connection.sendall(request)
     unsent, unanswered = count - len(connections), count
     while unanswered > 0:
-        ready = poll.poll(LIMIT_S)
+        ready = poll.poll(LIMIT_S * 1e3)
         if not ready:
             raise MeasurementFailed(f"no reply within {LIMIT_S:.0f} s")
         for fd, _ in ready:
@@ -67,8 +78,6 @@ def send_all(url: str, request: bytes, count: int, wanted: int) -> Load:
                 unsent -= 1
                 connections[fd].sendall(request)
     took_s, busy_s = perf_counter() - began, process_time() - began_busy
-    for connection in connections.values():
-        connection.close()
     return Load(count / took_s, busy_s / took_s)
 
 

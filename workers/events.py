@@ -140,11 +140,18 @@ class Courier:
 
 def _carry(calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
     while (entry := calls.get()) is not None:
-        future, function = entry
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001  # handed to whoever waits
-            future.set_exception(error)
+        _make_call(*entry)
+        del entry
+
+
+def _make_call(future: Future[Any] | None, function: Callable[[], Any]) -> None:
+    assert future is not None
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001  # handed to whoever waits
+        future.set_exception(error)
+    finally:
+        future = None  # or the error, its traceback, this frame and the future would be a cycle
 
 
 class Link:

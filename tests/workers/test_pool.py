@@ -252,7 +252,7 @@ def test_workers_that_cannot_start_end_the_start_with_the_reason() -> None:
     """Not a spinning service that looks alive."""
     pool = Pool(PoolSettings(workers=1, modules=("tests.workers.fragile_module",)))
 
-    with pytest.raises(PoolStartError, match="workers do not start .*not in this process"):
+    with pytest.raises(PoolStartError, match=r"workers do not start .*not in this process"):
         pool.start()
     assert not Path(pool.folder).exists()
 
