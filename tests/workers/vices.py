@@ -202,3 +202,11 @@ def double_or_die(number: int, dies: bool) -> int:
     if dies:
         os._exit(1)
     return 2 * number
+
+
+@task
+def run_daemon(daemon_log: str) -> None:
+    """Start a process in a session of its own, and never return."""
+    leave_daemon(daemon_log)
+    while True:
+        sleep(60)

@@ -1,0 +1,79 @@
+"""The service's process is killed: its tasks see their event, get the grace, and then all is gone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.workers.driver import eventually
+from workers.link import MARK_VARIABLE
+from workers.linux import pids_with_variable
+
+SCRIPT = """
+import json, sys
+from tests.workers.driver import Driver, MODULES, eventually
+from workers.pool import PoolSettings
+
+driver = Driver(PoolSettings(workers=3, modules=MODULES, shutdown_grace_s=float(sys.argv[1])))
+driver.pool.start()
+for task, parameters in json.loads(sys.argv[2]):
+    driver.running(driver.submit(task, [parameters]))
+    eventually(lambda: not parameters.get("log") or "began" in open(parameters["log"]).read())
+print(json.dumps([driver.pool.mark, driver.pool.folder]), flush=True)
+sys.stdin.read()
+"""
+
+
+def killed_service(grace_s: float, tasks: list[tuple[str, dict[str, Any]]]) -> tuple[str, str]:
+    """Start a process with a pool, wait until its tasks run, SIGKILL it; its mark and folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(grace_s), json.dumps(tasks)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        mark, folder = json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+    return mark, folder
+
+
+def test_tasks_and_their_processes_see_the_stop_when_the_service_is_killed(tmp_path: Path) -> None:
+    """Promise 8, from the inside: time to end well, even for a process behind the Manager."""
+    task_log, child_log = tmp_path / "task", tmp_path / "child"
+    child_log.touch()
+    mark, folder = killed_service(
+        30.0,
+        [
+            ("wait_for_stop", {"name": "it", "log": str(task_log)}),
+            ("hand_on_event", {"log": str(child_log), "method": "fork"}),
+        ],
+    )
+
+    eventually(lambda: "ended it" in task_log.read_text())
+    eventually(lambda: not pids_with_variable(MARK_VARIABLE, mark))
+    assert child_log.read_text() == "child began\nchild saw the stop\n"
+    assert not Path(folder).exists()
+
+
+def test_tasks_that_ignore_it_are_gone_after_the_grace(tmp_path: Path) -> None:
+    """Whatever they started, in whatever session: no process outlives the service for long."""
+    log = tmp_path / "log"
+    mark, folder = killed_service(
+        0.2,
+        [
+            ("swallow_everything", {}),
+            ("run_daemon", {"daemon_log": str(log)}),
+        ],
+    )
+
+    eventually(lambda: not pids_with_variable(MARK_VARIABLE, mark))
+    assert not Path(folder).exists()
