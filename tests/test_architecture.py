@@ -21,9 +21,7 @@ LONG_MODULES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 #: "importer -> imported" inside a function, against the direction of the rest -> the reason.
-LATE_IMPORTS: dict[str, str] = {
-    "workers.stop -> workers.events": "only an event that leaves its worker asks the Manager",
-}
+LATE_IMPORTS: dict[str, str] = {}
 
 #: Names that say nothing about what is inside.
 EMPTY_NAMES = re.compile(r"(utils?|helpers?|common|base|managers?)")

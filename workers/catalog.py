@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
 from workers.errors import CatalogError
+from workers.linux import thread_count
 from workers.tasks import TaskSpec, describe, task_name
+
+_ONLY_THREAD = 1
 
 
 class Catalog(Mapping[str, TaskSpec]):
@@ -30,6 +33,20 @@ class Catalog(Mapping[str, TaskSpec]):
             for spec in tasks_of(import_module(name)):
                 catalog._add(spec)
         return catalog
+
+    @classmethod
+    def load_shareable(cls, modules: Sequence[str], late: Sequence[str]) -> tuple[Catalog, str]:
+        """Load the modules that a fork can share, all but `late`; the first that proves not to be one.
+
+        A fork copies only the thread that forks, so a module that starts threads is loaded after it.
+        """
+        catalog = cls()
+        for name in modules:
+            if name not in late:
+                catalog.add_module(name)
+                if thread_count() > _ONLY_THREAD:
+                    return catalog, name
+        return catalog, ""
 
     def add_module(self, name: str) -> None:
         """Import one more module and add its tasks. Raises CatalogError."""

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
+from workers.events import source_at
 from workers.page import LOOKED, WORST_GAP
 
 Item = TypeVar("Item")
@@ -85,16 +86,17 @@ class StopEvent:
             yield item
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from workers.events import connect  # only a task that hands its event on needs it
-
         return connect, (self._key, *_address_of_the_manager())
 
     def _become_remote(self) -> None:
         """In a forked child the worker's flag is a dead copy, and the page is still the worker's."""
-        from workers.events import source_at
-
         self._source = source_at(self._key, *_address_of_the_manager())
         self._times = _own_times()
+
+
+def connect(key: str, address: str) -> StopEvent:
+    """What a pickled StopEvent becomes in the process that receives it."""
+    return StopEvent(source_at(key, address), key)
 
 
 def _own_times() -> memoryview[float]:

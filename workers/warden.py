@@ -31,7 +31,6 @@ OOM_POINTS = 300
 #: After this long a killed process is reported as one that even SIGKILL cannot end.
 STRAYS_WAIT_S = 5.0
 MANAGER_RESTART_S = 0.2
-_ONLY_THREAD = 1
 
 
 @dataclass(slots=True)
@@ -266,21 +265,6 @@ class Warden:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def load(modules: list[str], late: list[str]) -> tuple[Catalog, list[str]]:
-    """Import the task modules that can be shared; the first one, if any, that starts threads.
-
-    A fork copies only the thread that forks, so a module with threads is loaded in each worker.
-    """
-    catalog = Catalog()
-    for name in modules:
-        if name in late:
-            continue
-        catalog.add_module(name)
-        if linux.thread_count() > _ONLY_THREAD:
-            return catalog, [name]
-    return catalog, []
-
-
 def main(descriptor: int, late: list[str]) -> None:
     """The warden's process, from its first line to its last."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -292,14 +276,14 @@ def main(descriptor: int, late: list[str]) -> None:
     if config is None:
         return
     try:
-        catalog, threaded = load(config["modules"], late)
+        catalog, threaded = Catalog.load_shareable(config["modules"], late)
     except CatalogError as error:
         wire.send(service, {"say": "failed", "reason": str(error)})
         return
     if threaded:
         # Its threads cannot be ended, only replaced together with the process they are in.
         os.set_inheritable(descriptor, True)
-        arguments = [*sys.orig_argv[1:-1], ",".join([*late, *threaded])]
+        arguments = [*sys.orig_argv[1:-1], ",".join([*late, threaded])]
         os.execv(sys.executable, [sys.executable, *arguments])
     wire.receive(service)
     config["late"] = late
