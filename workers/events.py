@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing import AuthenticationError, current_process
 from multiprocessing.connection import Client
@@ -76,14 +77,22 @@ class BoardProxy(BaseProxy):
     def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
         return self._callmethod(method, arguments)
 
+    def hang_up(self) -> None:
+        """Give up this thread's connection, which proxies of one address share."""
+        own: Any = self._tls  # type: ignore[attr-defined]  # the stubs leave it out
+        with suppress(AttributeError):
+            own.connection.close()
+            del own.connection
+
 
 class EventManager(BaseManager):
     """The Manager: one process, one board."""
 
 
-def serve(address: str, lifeline: int) -> None:
+def serve(address: str, lifeline: int, ready: int) -> None:
     """Host the board until killed; the body of the Manager's process.
 
+    ready     closed once it can be asked
     lifeline  a descriptor whose other end only the service holds: at its end every event is set, so
               that a service that has died stops what its tasks started
     """
@@ -98,7 +107,9 @@ def serve(address: str, lifeline: int) -> None:
         board.set_everything()
 
     threading.Thread(target=watch, daemon=True).start()
-    EventManager(address, authkey=current_process().authkey).get_server().serve_forever()
+    server = EventManager(address, authkey=current_process().authkey).get_server()
+    os.close(ready)  # its end says that the socket is there
+    server.serve_forever()
 
 
 class Link:
@@ -132,18 +143,22 @@ class Link:
 
     def _ask_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """On the courier's thread only: a proxy's connection belongs to one thread."""
-        if self._proxy is None:
-            with Client(self._address, authkey=self._authkey) as connection:
-                ident, _ = dispatch(connection, None, "create", ("board",))
-            # Without `incref` there is no finalizer that would ask a stuck Manager at exit.
-            self._proxy = BoardProxy(
-                Token("board", self._address, ident), "pickle", authkey=self._authkey, incref=False
-            )
-        try:
-            return self._proxy.ask(method, arguments)
-        except BaseException:
-            self._proxy = None
-            raise
+        if self._proxy is not None:
+            try:
+                return self._proxy.ask(method, arguments)
+            except (OSError, EOFError, RemoteError):  # the Manager may be another one by now
+                self._proxy.hang_up()
+                self._proxy = None
+        return self._connect().ask(method, arguments)
+
+    def _connect(self) -> BoardProxy:
+        with Client(self._address, authkey=self._authkey) as connection:
+            ident, _ = dispatch(connection, None, "create", ("board",))
+        # Without `incref` there is no finalizer that would ask a stuck Manager at exit.
+        self._proxy = BoardProxy(
+            Token("board", self._address, ident), "pickle", authkey=self._authkey, incref=False
+        )
+        return self._proxy
 
 
 class RemoteSource:

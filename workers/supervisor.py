@@ -71,7 +71,7 @@ class Supervisor:
         self._loop = loop
         self._host = host
         self.mark = secrets.token_hex(16)
-        self._authkey = secrets.token_bytes(32)
+        self.authkey = secrets.token_bytes(32)
         self.folder = tempfile.mkdtemp(prefix="quiesce-")
         self._numbers = count(1)
         self._link: WardenLink | None = None
@@ -80,7 +80,7 @@ class Supervisor:
         self.workers: dict[int, WorkerProcess] = {}
         self.restarts = 0
         self.degraded: dict[str, str] = {}
-        self.events = Events(manager_address(self.folder), self._authkey)
+        self.events = Events(manager_address(self.folder), self.authkey)
 
     def start(self) -> None:
         """Start the warden, and through it the workers."""
@@ -91,7 +91,7 @@ class Supervisor:
             settings.modules,
             folder=self.folder,
             mark=self.mark,
-            authkey=self._authkey,
+            authkey=self.authkey,
             grace_s=settings.shutdown_grace_s,
             max_result_bytes=settings.max_result_bytes,
             environment=settings.environment,

@@ -74,12 +74,14 @@ class Warden:
         self._selector.register(self._service, selectors.EVENT_READ)
         self._tell({"say": "ready", "late": self._late})
         while not self._is_done():
-            ready = {key.fileobj for key, _ in self._selector.select(self._patience_s())}
+            ready: set[Any] = {key.fileobj for key, _ in self._selector.select(self._patience_s())}
             if self._signals in ready:
                 with suppress(BlockingIOError):
                     self._signals.recv(4096)
             self._reap()
             self._restart_manager_if_due()
+            for heard in ready - {self._signals, self._service}:
+                self._manager_is_up(heard)
             if self._service in ready:
                 self._obey()
         self._clean_up()
@@ -138,8 +140,18 @@ class Warden:
         with suppress(FileNotFoundError):
             os.unlink(self._manager_address)
         address, lifeline = self._manager_address, self._lifeline
-        self._manager = self._fork(lambda: events.serve(address, lifeline), "quiesce-manager", [])
-        self._tell({"say": "manager", "pid": self._manager})
+        heard, ready = os.pipe()
+        self._manager = self._fork(
+            lambda: events.serve(address, lifeline, ready), "quiesce-manager", [heard]
+        )
+        os.close(ready)
+        self._selector.register(heard, selectors.EVENT_READ)
+
+    def _manager_is_up(self, heard: int) -> None:
+        """It listens, or it has died, which is another matter."""
+        self._selector.unregister(heard)
+        os.close(heard)
+        self._tell({"say": "manager"})
 
     def _restart_manager_if_due(self) -> None:
         if self._manager_due is not None and monotonic() >= self._manager_due:

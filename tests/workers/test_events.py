@@ -10,6 +10,7 @@ import pytest
 
 from tests.workers.driver import Driver, eventually
 from workers.backend import Ending
+from workers.events import Link, manager_address
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
@@ -41,7 +42,11 @@ def test_killing_the_manager_breaks_neither_stops_nor_the_pool(pool: Driver) -> 
 
     assert pool.stop(batch).endings() == [Ending.RETURNED]
     eventually(lambda: manager_of(pool) not in (0, manager))
-    assert eventually(event.is_set)
+    assert eventually(lambda: known_to_the_manager(pool, stopped.id))
+    assert not known_to_the_manager(pool, "another")
+    event = pool.pool.event("set later")
+    event.set()
+    assert known_to_the_manager(pool, "set later")
     assert pool.is_well()
 
 
@@ -54,6 +59,16 @@ def test_a_stuck_manager_delays_a_stop_by_no_more_than_its_limit(pool: Driver) -
 
     assert batch.wait().endings() == [Ending.RETURNED]
     assert pool.is_well()
+
+
+def known_to_the_manager(pool: Driver, batch_id: str) -> bool:
+    """What the Manager itself says, on a line of our own."""
+    address = manager_address(pool.pool.folder)
+    link = Link(address, pool.pool.staff.authkey)
+    try:
+        return bool(link.ask("is_set", batch_id, limit_s=5.0))
+    finally:
+        link.close()
 
 
 def manager_of(pool: Driver) -> int:
