@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from workers import wire
 from workers.events import manager_address
@@ -20,12 +20,7 @@ MARK_VARIABLE = "QUIESCE_WARDEN"
 EXIT_WAIT_S = 10.0
 SEND_LIMIT_S = 2.0
 SWEEPS = 100
-_BOOT = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv[2])
-from workers.warden import main
-main(int(sys.argv[1]), [name for name in sys.argv[3].split(",") if name])
-"""
+_BOOT = Path(__file__).with_name("boot.py")
 
 
 class WardenLink:
@@ -47,10 +42,9 @@ class WardenLink:
         self.end, theirs = wire.pair()
         self.end.settimeout(SEND_LIMIT_S)
         self._lifeline, their_lifeline = socket.socketpair()
-        path = json.dumps(sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), path, ""],
+                [sys.executable, "-P", _BOOT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -59,6 +53,7 @@ class WardenLink:
             self.tell(
                 {
                     "do": "configure",
+                    "path": sys.path,
                     "modules": list(modules),
                     "folder": folder,
                     "authkey": authkey.hex(),

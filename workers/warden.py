@@ -295,8 +295,7 @@ def main(descriptor: int, late: list[str]) -> None:
     if threaded:
         # Its threads cannot be ended, only replaced together with the process they are in.
         os.set_inheritable(descriptor, True)
-        arguments = [*sys.orig_argv[1:-1], ",".join([*late, threaded])]
-        os.execv(sys.executable, [sys.executable, *arguments])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], threaded])
     wire.receive(service)
     config["late"] = late
     current_process().authkey = bytes.fromhex(config["authkey"])

@@ -6,7 +6,8 @@ import json
 import socket
 from typing import Any
 
-MAX_MESSAGE_BYTES = 1 << 17
+from workers.boot import MAX_MESSAGE_BYTES
+
 MAX_DESCRIPTORS = 8
 
 Message = dict[str, Any]
