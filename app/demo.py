@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from workers.linux import die_with_parent
 
 WORKERS = 4
 COUNTDOWNS = 10  # more than there are workers
@@ -222,6 +226,8 @@ def _service(files_root: Path, claims: Claims) -> Iterator[str]:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for the demonstration, which then ends the service
+            # Should the demonstration itself be killed; it has no other thread yet.
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
         )
         try:
             yield _url_of(process)

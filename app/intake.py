@@ -35,6 +35,8 @@ MAX_SHOWN_CHARS = 100
 FIELD_BYTES = 1 << 17
 #: Items between two looks at the clock.
 STEP_ITEMS = 128
+#: A body of at most so many bytes is read in one go: that takes less than a slice.
+SMALL_BYTES = 1 << 12
 
 _MEMBERS = tuple(NewBatch.model_fields)
 
@@ -73,6 +75,11 @@ async def read_draft(request: Request, catalog: Catalog, limits: IntakeLimits) -
         slice_s=limits.slice_s,
         window_bytes=limits.window_bytes,
     )
+    if await stream.arrives_whole(SMALL_BYTES):
+        draft = _read_at_once(stream, catalog, limits)
+        if draft is not None:
+            return draft
+        stream.start_over()
     return await _Reader(stream, catalog, limits).read()
 
 
@@ -96,6 +103,59 @@ def _is_json(announced: bytes | None) -> bool:
     message["content-type"] = announced.decode("latin-1") if announced else "none"
     charset = message.get_content_charset("utf-8")
     return message.get_content_type() == "application/json" and charset in ("utf-8", "us-ascii")
+
+
+def _read_at_once(stream: JsonStream, catalog: Catalog, limits: IntakeLimits) -> Draft | None:
+    """The draft in a small body that is here whole; None if it needs a closer look.
+
+    For the many small batches: `_Reader` takes twice as long, and knows what to say.
+    """
+    items = ItemIntake(limits.item_bytes)
+    try:
+        members, texts = _split(stream)
+        fields = BatchFields.model_validate_json(_object(members))
+        if not texts or fields.task not in catalog:
+            return None
+        task = catalog[fields.task]
+        items.know(task)
+        items.add(texts)
+    except (BodyNotJson, RequestInvalid, ValidationError):
+        return None
+    if items.mistakes:
+        return None
+    return Draft(task, items.finish(), fields.name, dict(fields.labels), fields.options)
+
+
+def _split(stream: JsonStream) -> tuple[dict[str, bytes], list[bytes]]:
+    """The members but for the items, and the items: none if anything is out of the ordinary.
+
+    raises  BodyNotJson, RequestInvalid
+    """
+    members: dict[str, bytes] = {}
+    texts: list[bytes] = []
+    stream.take("{")
+    mark = ","
+    while mark == ",":
+        name = stream.key()
+        if name not in _MEMBERS or name in members or (name == "items" and texts):
+            return members, []
+        if name == "items":
+            stream.take("[")
+            texts, is_last = stream.elements(SMALL_BYTES)
+            if not is_last:
+                return members, []
+        else:
+            members[name] = stream.value(name, FIELD_BYTES)
+        mark = stream.take(",}")
+    stream.end()
+    return members, texts
+
+
+def _object(members: dict[str, bytes]) -> bytes:
+    """One JSON object of members as they were sent."""
+    return b"{%b}" % b",".join(
+        [b'"%b":%b' % (name.encode(), text) for name, text in members.items()]
+    )
 
 
 class _Reader:
@@ -195,8 +255,7 @@ class _Reader:
         mistakes = self._mistakes + self._items.mistakes
         if "items" not in self._seen:
             mistakes.append(FieldError("/items", "Field required"))
-        members = [b'"%b":%b' % (name.encode(), text) for name, text in self._fields.items()]
-        text = b"{%b}" % b",".join(members)
+        text = _object(self._fields)
         try:
             fields = BatchFields.model_validate_json(text)
         except ValidationError as error:

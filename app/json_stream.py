@@ -29,6 +29,7 @@ _LONGEST_NUMBER_CUT = 2
 
 _skip_space: Callable[[str, int], re.Match[str]] = re.compile(r"[ \t\n\r]*").match  # type: ignore[assignment]  # always matches
 _plain_key = re.compile(r'[ \t\n\r]*"([A-Za-z0-9_ .-]{0,100})"[ \t\n\r]*:').match
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 _AFTER_ELEMENT = (",", "]")
 _UNTERMINATED = "Unterminated string"
 
@@ -67,12 +68,21 @@ class JsonStream:
         self._slice_s = slice_s
         self._turn_ends = perf_counter() + slice_s
         self._limit_bytes = limit_bytes
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._utf8 = _Utf8Decoder()
         self._raw = b""
         self._text = ""
         self._at = 0
         self._dropped = 0  # bytes in front of the window
         self._is_whole = False  # whether the window ends where the body does
+
+    async def arrives_whole(self, most_bytes: int) -> bool:
+        """Take in the first window; whether that is all, and small: then nothing is Incomplete."""
+        await self._take_in()
+        return self._is_whole and len(self._raw) <= most_bytes
+
+    def start_over(self) -> None:
+        """Read a body that has arrived whole once more."""
+        self._at = 0
 
     async def read(self, one: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `one` (a method below) reads, once enough has arrived."""

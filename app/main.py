@@ -27,7 +27,8 @@ from workers.catalog import Catalog
 from workers.examples import ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings
 
-ROUTERS = (batches.router, tasks.router, operations.router, docs_router)
+#: In the order in which their routes are tried.
+ROUTERS = (batches.submit_router, batches.router, tasks.router, operations.router, docs_router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -18,6 +18,8 @@ PROGRESS_BYTES = 200
 #: Progress of more tasks than this is not kept once they have ended.
 KEPT_PROGRESS = 10_000
 
+_NO_COUNTS = dict.fromkeys(TaskState, 0)
+
 
 class Record:
     """The mutable record; every method takes its lock, and none of them waits for anything else."""
@@ -255,7 +257,7 @@ class Record:
         return True
 
     def _counts(self, running: Sequence[RunningTask]) -> dict[TaskState, int]:
-        counts = dict.fromkeys(TaskState, 0) | self._columns.counts
+        counts = _NO_COUNTS | self._columns.counts
         rest = self.given.total - len(self._columns)
         if self._state in FINAL:
             counts[TaskState.SKIPPED] = rest

@@ -25,6 +25,7 @@ from app.errors import (
 from app.intake import read_draft
 from app.problems import responses_for
 from app.routes.parameters import GetQuery, ListQuery, StopManyQuery, StopQuery, TaskListQuery
+from app.routes.plain import PlainRoute
 from app.routes.replies import (
     ETAG,
     LOCATION,
@@ -38,6 +39,8 @@ from app.schemas import BatchList, BatchView, StopList, TaskPage, TaskView
 from app.service import BATCHES_PER_TURN, Glance, Service
 from app.views import fingerprint
 
+#: Here time counts: its one route comes before all others.
+submit_router = APIRouter(tags=["batches"], route_class=PlainRoute)
 router = APIRouter(tags=["batches"])
 
 BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
@@ -47,7 +50,7 @@ IfNoneMatch = Annotated[
 ]
 
 
-@router.post(
+@submit_router.post(
     "/batches",
     status_code=202,
     response_class=Response,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SkipValidation
 from pydantic.json_schema import SkipJsonSchema
 
 from app.lifecycle import BatchState, TaskState
@@ -113,7 +113,7 @@ class BatchView(View):
     """When it reached its final state."""
     links: BatchLinks
     """Where to go from here."""
-    results: Annotated[list[ResultLine] | SkipJsonSchema[None], Spliced()] = None
+    results: Annotated[SkipValidation[list[ResultLine] | SkipJsonSchema[None]], Spliced()] = None
     """The tasks that have ended; only in `GET /batches/{id}`, and only if they are few and small."""
 
 
