@@ -10,7 +10,7 @@ import json
 import socket
 import sys
 
-MAX_MESSAGE_BYTES = 1 << 17
+MAX_MESSAGE_BYTES = 1 << 17  # as in `workers.wire`, which cannot be imported yet
 
 
 def boot() -> None:

@@ -6,7 +6,7 @@ import json
 import socket
 from typing import Any
 
-from workers.boot import MAX_MESSAGE_BYTES
+MAX_MESSAGE_BYTES = 1 << 17
 
 MAX_DESCRIPTORS = 8
 
