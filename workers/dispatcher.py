@@ -55,6 +55,7 @@ class Dispatcher:
         self._scheduler: Scheduler[Job] = Scheduler()
         self._idle: OrderedDict[WorkerProcess, None] = OrderedDict()
         self._busy: dict[WorkerProcess, None] = {}
+        self._given: dict[WorkerProcess, None] = {}  # in this turn: they are written to once
         self._numbers = count(1)
         self._is_looking = False
 
@@ -87,6 +88,9 @@ class Dispatcher:
             self._lease(worker, job, now)
         if self._scheduler:
             self._stock_up(now)
+        for worker in self._given:
+            worker.send()
+        self._given.clear()
 
     def call_back(self, worker: WorkerProcess, held: Held, command: Command) -> None:
         """Have a lease stopped or recalled; if it waits in the worker, it comes back unopened."""
@@ -163,6 +167,7 @@ class Dispatcher:
         lease = job.take_lease(next(self._numbers), settings.workers, settings.max_lease_tasks)
         held = Held(job, lease)
         worker.give(held, now)
+        self._given[worker] = None
         if job.is_runnable:
             self._scheduler.add(job, now)
         self._on_lease(worker, held)

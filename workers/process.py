@@ -88,7 +88,8 @@ class WorkerProcess:
         self.output = b""
         self._loop = loop
         self._unread = bytearray()
-        self._unsent: deque[bytes] = deque()
+        self._unsent: list[bytes | memoryview] = []
+        self._is_sending = False  # the loop is waiting for room in the pipe
         page = create_page()
         lease_reader, self._leases = os.pipe2(os.O_CLOEXEC)
         self._reports, report_writer = os.pipe2(os.O_CLOEXEC)
@@ -137,13 +138,13 @@ class WorkerProcess:
             os.close(fd)
 
     def give(self, held: Held, now: float) -> None:
-        """Hand out a lease."""
+        """Hand out a lease; it goes on its way with the next `send`."""
         if not self.leases:
             self.head_since = now
         self.leases.append(held)
         self.ahead_s += held.predicted_s
         self.state = WorkerState.BUSY
-        self._send(messages.pack_lease(held.lease))
+        self._unsent.append(messages.pack_lease(held.lease))
 
     def put_down(self, held: Held) -> None:
         """It has nothing of this lease in hand any more."""
@@ -246,26 +247,24 @@ class WorkerProcess:
             os.close(self.handle)
         self.page.close()
 
-    def _send(self, frame: bytes) -> None:
-        """Write it, as far as the pipe takes it now; the loop writes the rest."""
-        if not self._unsent:
-            frame = frame[self._write(frame) :]
-            if not frame:
-                return
-            self._loop.watch(self._leases, WRITE, lambda _: self._send_rest())
-        self._unsent.append(frame)
+    def send(self) -> None:
+        """Write the leases given since, as far as the pipe takes them; the loop writes the rest."""
+        if self._is_sending or not self._unsent:
+            return
+        self._send_some()
+        if self._unsent:
+            self._is_sending = True
+            self._loop.watch(self._leases, WRITE, lambda _: self._send_some())
 
-    def _send_rest(self) -> None:
-        while self._unsent:
-            frame = self._unsent[0]
-            written = self._write(frame)
-            if written < len(frame):
-                self._unsent[0] = frame[written:]
-                return
-            self._unsent.popleft()
-        self._loop.unwatch(self._leases)
+    def _send_some(self) -> None:
+        text = b"".join(self._unsent) if len(self._unsent) > 1 else self._unsent[0]
+        written = self._write(text)
+        self._unsent = [memoryview(text)[written:]] if written < len(text) else []
+        if self._is_sending and not self._unsent:
+            self._is_sending = False
+            self._loop.unwatch(self._leases)
 
-    def _write(self, frame: bytes) -> int:
+    def _write(self, frame: bytes | memoryview) -> int:
         try:
             return os.write(self._leases, frame)
         except BlockingIOError:
