@@ -28,6 +28,7 @@ MEASUREMENTS = (
     Measurement("memory", memory.measure_memory, Size(1_000_000, 3), Size(50_000, 1)),
 )
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -43,7 +44,7 @@ def main(
         if not chosen.only or measurement.name in chosen.only:
             size = measurement.quick if chosen.quick else measurement.full
             _tell(
-                f"measuring {measurement.name} ({size.amount:,} in each of {size.rounds} rounds) ..."
+                f"measuring {measurement.name}: rounds of {size.amount:,}, {size.rounds} counted ..."
             )
             try:
                 rows += measurement.run(size)
@@ -83,4 +84,7 @@ def _parser(measurements: Sequence[Measurement]) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     # So that whatever was started is ended as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None

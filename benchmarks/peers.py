@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,9 @@ def standard_pool() -> Iterator[Pool]:
     They are spawned, so that no fork of this process with its threads is needed; how a worker came
     to be makes no difference to the tasks it runs.
     """
-    pool = multiprocessing.get_context("spawn").Pool(WORKERS)
+    # Ctrl-C is for this process, which then ends them.
+    ignore = signal.SIGINT, signal.SIG_IGN
+    pool = multiprocessing.get_context("spawn").Pool(WORKERS, signal.signal, ignore)
     try:
         yield pool
     finally:

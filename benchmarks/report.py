@@ -26,12 +26,16 @@ def print_report(machine: Mapping[str, str], rows: Sequence[Row], out: TextIO) -
     for name, value in machine.items():
         print(f"{name + ':':13}{value}", file=out)
     print(file=out)
-    table = Table(box=box.MARKDOWN if is_plain else box.SIMPLE_HEAD, show_edge=is_plain)
+    table = Table(box=box.MARKDOWN if is_plain else box.SIMPLE_HEAD)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("what", "met?") else "right")
+        is_text = name in ("what", "met?")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for row in rows:
         table.add_row(*_cells(row, " " if is_plain else "\n"), _MET[row.is_met])
-    console.print(table)
+    with console.capture() as drawn:
+        console.print(table)
+    lines = [line.rstrip() for line in drawn.get().splitlines()]
+    print(*filter(None, lines), "", sep="\n", file=out)
     for row in rows:
         if row.remark:
             print(f"{row.what}: {row.remark}", file=out)

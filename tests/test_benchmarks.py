@@ -142,7 +142,7 @@ def test_only_what_was_asked_for_is_measured(capsys: pytest.CaptureFixture[str])
     broken = measurement("broken", error=MeasurementFailed("nobody asked"))
 
     assert main(["--quick", "--only", "sound"], [broken, measurement("sound", row())]) == 0
-    assert "measuring sound (1 in each of 1 rounds)" in capsys.readouterr().err
+    assert "measuring sound: rounds of 1, 1 counted" in capsys.readouterr().err
 
 
 def test_it_runs_from_the_command_line(tmp_path: Path) -> None:

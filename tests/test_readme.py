@@ -1,215 +1,279 @@
 """The README is executed: its commands, its code, its tables, and every answer that it shows."""
 
-import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
-import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import httpx
 import pytest
 import yaml
-from fastapi import FastAPI
-from pydantic import BaseModel, ByteSize
+from pydantic import ByteSize
 
 from app import cli
-from app.lifecycle import FINAL, TASK_FINAL
+from app.lifecycle import TASK_FINAL
 from app.main import create_app
 from app.schemas import BatchOptions
-from app.settings import Settings, option, variable
-from tests.app.serving import eventually
-from tests.service_process import ROOT, ServiceProcess, running_service
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-SHOWN_URL = "http://127.0.0.1:8000"
-SHOWN_FOLDER = "/tmp/"
-LIMIT_S = 60.0
-OUTPUTS = {"http", "json", "jsonl", "text"}
-
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SERVE = re.compile(r"((?:[A-Z_]+=\S+ )*)make serve")
-SAVED_AS = re.compile(r"[Ss]ave \w+ as `(\w+\.py)`")
-BATCH_ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")
-#: What is different each time: moments, durations, addresses, process ids, and how large and how
-#: many the files of this machine's Python are.
-VOLATILE = re.compile(
-    r"\d{4}-\d\d-\d\dT[\d:.]+Z|\d+:\d\d:\d\d|\d[\d.]*(?= m?s\b)|(?<=127\.0\.0\.1:)\d+"
-    r"|\d+(?:, \d+)+|\d{3,}"
+from app.settings import NEVER, Settings, option, variable
+from tests.app.serving import Client, eventually
+from tests.readme import (
+    BLOCKS,
+    LIMIT_S,
+    OUTPUTS,
+    README,
+    STEPS,
+    Stranger,
+    finding,
+    recipe,
+    table,
+    what_differs,
 )
-VOLATILE_MEMBERS = {"took", "noticed", "ended", "pid", "packed"}
-#: The unit of a setting by its type; numbers without a dimension are counts of something.
+from tests.service_process import ROOT, running_service
+from workers.stop import StopEvent
+
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+#: Run by a test of its own, or not to be run by any.
+ELSEWHERE = {"make demo\n", "docker compose up --build\n"}
+
+#: The unit of a setting follows from its type, or from what it counts.
 UNITS = {float: "seconds", ByteSize: "bytes"}
 COUNTED = {"workers": "processes", "max_tasks_per_worker": "tasks", "keep_ended": "batches"}
-#: Defaults that depend on the machine, and the word for none at all.
-WORDED = {"workers": "usable CPUs", "data_dir": "`~/.local/state/quiesce`", "grace": "`never`"}
+#: Defaults that depend on the machine, or are None and mean something.
+WORDED = {"workers": "usable CPUs", "data_dir": "`~/.local/state/quiesce`", "grace": f"`{NEVER}`"}
 
 
-class Block(NamedTuple):
-    """One fenced block of the README."""
-
-    language: str
-    text: str
-    line: int
-    before: str  # all the text above it
-
-
-BLOCKS = [
-    Block(found[1], found[2], README.count("\n", 0, found.start()) + 2, README[: found.start()])
-    for found in FENCE.finditer(README)
-]
-PROSE = FENCE.sub("", README)
-
-
-
-# --- what is shown, and what really comes ---------------------------------------------------------
-
-
-def likeness(text: str) -> str:
-    """The text without what is different each time."""
-    return re.sub(r"[ ━─]+", " ", VOLATILE.sub("#", BATCH_ID.sub("<id>", text))).strip()
-
-
-def differences(shown: Any, real: Any, where: str = "") -> Iterator[str]:
-    """Where two JSON values differ, apart from what is different each time."""
-    if type(shown) is not type(real):
-        yield f"{where}: {shown!r} is shown, it is {real!r}"
-    elif isinstance(shown, dict):
-        if shown.keys() != real.keys():
-            yield f"{where}: {sorted(shown)} are shown, there are {sorted(real)}"
-            return
-        for name in shown.keys() - VOLATILE_MEMBERS:
-            yield from differences(shown[name], real[name], f"{where}/{name}")
-    elif isinstance(shown, list):
-        if len(shown) != len(real):
-            yield f"{where}: {len(shown)} are shown, there are {len(real)}"
-        for index, (left, right) in enumerate(zip(shown, real, strict=False)):
-            yield from differences(left, right, f"{where}/{index}")
-    elif likeness(str(shown)) != likeness(str(real)):
-        yield f"{where}: {shown!r} is shown, it is {real!r}"
-
-
-def missing_lines(shown: str, real: str) -> list[str]:
-    """Shown lines that are not really there, in this order; only `...` stands for any number."""
-    there = [likeness(line) for line in real.splitlines()]
-    may_skip = False
-    for line in shown.splitlines():
-        if line == "...":
-            may_skip = True
-            continue
-        found = there.index(likeness(line)) if likeness(line) in there else None
-        if found is None or (found and not may_skip):
-            return [f"{line!r} is shown; what comes is {there[:3]}"]
-        there, may_skip = there[found + 1 :], False
-    return [] if may_skip or not any(there) else [f"{there} is not shown"]
-
-
-def check_http(shown: str, real: str) -> Iterator[str]:
-    """Status and the headers shown; then the body, unless `...` stands for it."""
-    (top, _, body), (real_top, _, real_body) = shown.partition("\n\n"), real.partition("\n\n")
-    status, *headers = top.splitlines()
-    real_status, *real_headers = real_top.splitlines()
-    # The reason phrase is the interpreter's, and 422 was given another one.
-    if status.split()[:2] != real_status.split()[:2]:
-        yield f"{status!r} is shown, it is {real_status!r}"
-    there = [likeness(header) for header in real_headers]
-    yield from (f"no {line}" for line in headers if line != "..." and likeness(line) not in there)
-    if body.strip():
-        yield from differences(json.loads(body), json.loads(real_body))
-
-
-def check_output(block: Block, real: str) -> list[str]:
-    """What is wrong with the output that a block shows."""
-    if block.language == "http":
-        return list(check_http(block.text, real.replace("\r\n", "\n")))
-    if block.language == "json":
-        return list(differences(json.loads(block.text), json.loads(real)))
-    if block.language == "jsonl":
-        shown, lines = block.text.splitlines(), real.splitlines()
-        return list(differences([*map(json.loads, shown)], [*map(json.loads, lines)]))
-    return missing_lines(block.text, real)
-
-
-# --- typing what it says --------------------------------------------------------------------------
-
-
-def recipe(target: str) -> str:
-    """What `make TARGET` would run at last, by make's own word."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    run = subprocess.run(
-        ["make", "--dry-run", target], cwd=ROOT, env=clean, capture_output=True, text=True, check=True
-    )
-    return run.stdout.splitlines()[-1].removeprefix("exec ")
-
-
-class Stranger:
-    """Types every command in order, as somebody does who has only the README."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
-        self._service: ServiceProcess | None = None
-        self._ids: dict[str, str] = {}  # as shown -> as it is here
-        self._variables: list[str] = []
-
-    def type(self, command: str) -> str:
-        """Do what a block of commands says; what the terminal then shows."""
-        if served := SERVE.fullmatch(command.strip()):
-            return self._serve(served[1].split())
-        here = self._here(command)
-        script = "\n".join(["set -eu -o pipefail", *self._variables, here])
-        run = subprocess.run(
-            ["bash", "-c", script], capture_output=True, text=True, timeout=LIMIT_S, check=False
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """`make demo`, begun at once, because it takes its time; calling it gives what was printed."""
+    words = recipe("demo").split()
+    assert words.pop(0) == ".venv/bin/python"
+    path = tmp_path_factory.mktemp("demo") / "output"
+    with path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=ROOT, stdout=output, env={**os.environ, "COLUMNS": "80"}
         )
-        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
-        self._variables += re.findall(r"^[A-Z]+=\S+$", here, re.MULTILINE)
-        return run.stdout
 
-    def save(self, block: Block) -> None:
-        """Put the text into the file that the sentence above names, where the service starts."""
-        name = SAVED_AS.findall(README[: block.start])[-1]
-        (self._folder / name).write_text(block.text, encoding="utf-8")
+    def printed() -> str:
+        assert process.wait(LIMIT_S) == 0, path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
 
-    def read(self, block: Block, real: str) -> None:
-        """Compare what is shown with what came, and learn which id stands for which."""
-        for shown, here in zip(BATCH_ID.findall(block.text), BATCH_ID.findall(real), strict=False):
-            assert self._ids.setdefault(shown, here) == here, f"{shown} stands for two batches"
-        assert check_output(block, real) == [], f"line {block.line}"
-
-    def _serve(self, assignments: list[str]) -> str:
-        """`make serve` with the variables before it, but on a free port and in a folder of its own."""
-        assert recipe("serve") == ".venv/bin/python -m app serve"
-        given = dict(word.split("=", 1) for word in assignments)
-        given["PYTHONPATH"] = os.pathsep.join([str(self._folder), os.environ.get("PYTHONPATH", "")])
-        self._stack.close()
-        self._service = self._stack.enter_context(running_service(self._folder, **given))
-        return self._service.stdout().replace(self._service.url, SHOWN_URL)
-
-    def _here(self, command: str) -> str:
-        """The command with this machine's names in it."""
-        if SHOWN_URL in command:
-            assert self._service is not None, f"no service runs yet: {command}"
-            command = command.replace(SHOWN_URL, self._service.url)
-        for shown, here in self._ids.items():
-            command = command.replace(shown, here)
-        return command.replace(SHOWN_FOLDER, f"{self._folder}/")
+    yield printed
+    process.send_signal(signal.SIGINT)  # as Ctrl-C: it ends its service first
+    process.wait(LIMIT_S)
 
 
+@pytest.mark.usefixtures("demonstration")
 def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
-    """An example that no longer works costs every newcomer more than it cost us to check."""
-    real = None  # what the block before has printed
+    """An example that no longer works costs every newcomer more than it costs us to check."""
+    if shutil.which("curl") is None:
+        message = "no curl on this machine"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with ExitStack() as stack:
         stranger = Stranger(tmp_path, stack)
-        for block in BLOCKS:
-            if block.language in OUTPUTS:
-                assert real is not None, f"line {block.line}: nothing prints this"
-                stranger.read(block, real)
-            real = None
-            if block.language == "python":
-                stranger.save(block)
-            elif block.language == "sh" and block.text not in ELSEWHERE:
-                real = stranger.type(block.text)
+        for block, shown in STEPS:
+            if block.language == "yaml" or block.text in ELSEWHERE:
+                continue
+            real = stranger.follow(block)
+            if shown is not None:
+                stranger.compare(shown, real)
+
+
+def test_the_demonstration_prints_what_is_shown(demonstration: Callable[[], str]) -> None:
+    """It is the first thing that anybody sees of us."""
+    (shown,) = (shown for block, shown in STEPS if block.text == "make demo\n")
+
+    assert shown is not None
+    assert what_differs(shown, demonstration()) == []
+
+
+def test_every_output_follows_the_command_that_prints_it() -> None:
+    """Otherwise nothing would compare it."""
+    assert [block.line for block in BLOCKS if block.language in OUTPUTS] == [
+        shown.line for _, shown in STEPS if shown is not None
+    ]
+
+
+def test_a_stop_leaves_no_half_file_as_the_example_says(tmp_path: Path) -> None:
+    """Its first line is a promise, and task authors copy it."""
+    (example,) = (block for block in BLOCKS if block.language == "python")
+    (tmp_path / "packing.py").write_text(example.text, encoding="utf-8")
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # without a byte on disk
+    with (
+        running_service(tmp_path, QUIESCE_TASKS="packing", **finding(tmp_path)) as service,
+        Client(base_url=service.url, timeout=LIMIT_S) as client,
+    ):
+        batch = client.submit("compress", [{"path": str(large)}])
+        eventually(lambda: client.get(batch["links"]["tasks"] + "/0").json().get("progress"))
+        assert (tmp_path / "large.part").exists()
+        receipt = client.stop(batch).json()
+
+    assert receipt["counts"]["stopped"] == 1
+    assert not [*tmp_path.glob("large.*")]
+
+
+# --- tables and names -----------------------------------------------------------------------------
+
+
+def unit_of(name: str, annotation: Any) -> str:
+    """The unit of a setting; nothing for texts and folders."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    plain = [get_args(kind)[0] if hasattr(kind, "__metadata__") else kind for kind in kinds]
+    return COUNTED.get(name) or next((UNITS[kind] for kind in plain if kind in UNITS), "")
+
+
+def default_of(name: str, value: object) -> str:
+    """The default of a setting as the table has it."""
+    if name in WORDED:
+        return WORDED[name]
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        value = ",".join(value)
+    elif isinstance(value, ByteSize):
+        value = value.human_readable().replace(".0", "")
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def settings_table() -> str:
+    """The table of settings, as it has to stand in the README."""
+    rows = [
+        "| variable | option | unit | default | what and why |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        unit, default = unit_of(name, field.annotation), default_of(name, field.default)
+        names = f"`{variable(name)}` | `{option(name)}`"
+        rows.append(f"| {names} | {unit} | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_settings_are_those_of_the_service() -> None:
+    """Name, unit, default and reason. To write the table anew: print(settings_table())."""
+    assert settings_table() in README
+
+
+def test_the_options_of_a_batch_are_those_of_the_service() -> None:
+    """Each with the default that holds when a batch leaves it out."""
+    shown = {name.strip("`"): default.strip("`") for name, default, _ in table("`options`")}
+
+    assert {name: yaml.safe_load(default) for name, default in shown.items()} == (
+        BatchOptions().model_dump(mode="json")
+    )
+
+
+def test_the_states_are_those_of_the_service() -> None:
+    """A receipt has no other ones."""
+    assert {name.strip("`") for name, _ in table("state")} == {*TASK_FINAL}
+
+
+def test_a_stop_event_can_do_what_is_said() -> None:
+    """Every method of it, and no other."""
+    methods = {name for name in vars(StopEvent) if not name.startswith("_")} - {"noticed"}
+
+    assert {cell.strip("`").partition("(")[0] for cell, _ in table("`StopEvent`")} == methods
+
+
+@pytest.fixture(scope="module")
+def calls() -> dict[str, dict[str, Any]]:
+    """Every operation of the service by "METHOD /path", without the names in the path."""
+    paths = create_app(Settings()).openapi()["paths"]
+    return {
+        anonymous(f"{method.upper()} {path}"): operation
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+
+
+CALL = re.compile(r"`((?:GET|POST|DELETE) /[^`? ]*)(?:\?([^`]*))?`")
+PAGES = {"GET /", "GET /docs", "GET /openapi.json"}
+
+
+def anonymous(call: str) -> str:
+    return re.sub(r"\{\w+\}", "{}", call)
+
+
+def test_the_calls_are_those_of_the_service(calls: Mapping[str, Mapping[str, Any]]) -> None:
+    """With all their query parameters, and every status that is no mistake of the client."""
+    shown = set(PAGES)
+    for asked, answered in table("call"):
+        for call, query in CALL.findall(asked):
+            shown.add(anonymous(call))
+            if call in PAGES:
+                continue
+            operation = calls[anonymous(call)]
+            known = {p["name"] for p in operation.get("parameters", []) if p["in"] == "query"}
+            good = {status for status in operation["responses"] if status < "400"}
+
+            assert set(re.findall(r"\w+", query)) == known, call
+            assert set(re.findall(r"\b[23]\d\d\b", answered)) == good, call
+            assert set(re.findall(r"\b[45]\d\d\b", answered)) <= {*operation["responses"]}, call
+
+    assert shown == {*calls} | PAGES
+
+
+def test_the_exit_codes_are_those_of_the_command_line() -> None:
+    """Supervisors decide by them."""
+    codes = [0, cli.EXIT_START_FAILED, cli.EXIT_BAD_SETTINGS]
+
+    assert [int(code) for code, _ in table("exit code")] == codes
+
+
+def test_the_commands_for_developers_are_targets_of_make() -> None:
+    """Exactly the four that everybody needs; `make` alone lists the rest."""
+    rows = [cell.strip("`") for cell, _ in table("command")]
+
+    assert rows == ["make test", "make demo", "make serve", "make bench"]
+    for row in rows:
+        assert recipe(row.removeprefix("make "))
+
+
+def test_what_is_said_of_the_container_is_so() -> None:
+    """Nobody here can run it, so at least the files must agree with the text."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    service = compose["services"]["quiesce"]
+    limits = service["deploy"]["resources"]["limits"]
+    (override,) = (yaml.safe_load(block.text) for block in BLOCKS if block.language == "yaml")
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (mount,) = override["services"]["quiesce"]["volumes"]
+
+    assert any(block.text in ELSEWHERE and "docker" in block.text for block in BLOCKS)
+    assert service["build"] == "."
+    assert service["ports"] == ["127.0.0.1:8000:8000"]
+    assert (limits["cpus"], limits["memory"], limits["pids"]) == ("2", "1G", 512)
+    assert (service["stop_grace_period"], service["read_only"]) == ("60s", True)
+    assert service["volumes"] == ["data:/data"]
+    assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]
+    assert f"WORKDIR {mount.split(':')[1].rpartition('/')[0]}\n" in dockerfile
+    assert "USER 10001:10001" in dockerfile
+
+
+@pytest.mark.parametrize("text", [README, CHANGELOG], ids=["README", "CHANGELOG"])
+def test_every_name_is_one_that_exists(
+    text: str, calls: Mapping[str, Mapping[str, Any]], tmp_path: Path
+) -> None:
+    """Calls, settings, their options, targets of make, metrics, files, and links inside the page."""
+    with running_service(tmp_path) as service:
+        metrics = httpx.get(f"{service.url}/metrics").text
+    prose = text.replace("QUIESCE_*", "")
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    settings = Settings.model_fields
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert {anonymous(call) for call, _ in CALL.findall(text)} <= {*calls} | PAGES
+    assert {*re.findall(r"QUIESCE_[A-Z_]+", prose)} <= {*map(variable, settings)}
+    assert {*re.findall(r"`(--[a-z-]+)`", text)} <= {*map(option, settings), "--max-time"}
+    assert {*re.findall(r"quiesce_[a-z_]+", text)} <= {*re.findall(r"quiesce_\w+", metrics)}
+    assert {*re.findall(r"`make ([a-z-]+)`", text)} <= {*re.findall(r"(?m)^([a-z-]+):", makefile)}
+    assert {*re.findall(r"\]\(#([^)]+)\)", text)} <= anchors
+    assert all((ROOT / path).is_file() for path in re.findall(r"`(\w+/[\w/]+\.\w+)`", text))

@@ -127,6 +127,10 @@ def follow(control: int, inbox: Inbox) -> None:
         except OSError:  # a task closed the descriptor: a worker that cannot be stopped must go
             os._exit(1)
         if not more:
+            # The service has gone, and nobody reads what tasks print while they clean up.
+            null = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                os.dup2(null, stream)
             inbox.close()
             return
         text += more

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from workers.backend import Listener, Order, Outcome, RetryPolicy
+from workers.loop import Timer
 from workers.messages import Lease
 
 #: How much work one lease is, and how much a worker may have before it, in seconds: small enough to
@@ -42,6 +43,7 @@ class Job:
         self.is_stopping = False
         self.stop_asked = 0.0
         self.kill_due: float | None = None
+        self.kill_timer: Timer | None = None
         self.resting: dict[int, Outcome] = {}  # waits for its next attempt: index -> last outcome
         self.unkillable: list[int] = []
         self._next = 0

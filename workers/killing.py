@@ -46,23 +46,27 @@ class Executioner:
         held = worker.held
         if worker.doom is not None or held is None:
             return
-        worker.doom = Doom(ending, held, position)
+        doom = worker.doom = Doom(ending, held, position)
         worker.state = WorkerState.CONDEMNED
         self._staff.freeze(worker)
-        self._loop.call_at(monotonic() + FREEZE_LIMIT_S, partial(self._kill_unfrozen, worker))
+        due = monotonic() + FREEZE_LIMIT_S
+        self._loop.call_at(due, partial(self._kill_unfrozen, worker, doom))
 
     def reclaim(self, worker: WorkerProcess) -> None:
         """Take back the leases that it has not opened; it may be too busy to give them back."""
         if not worker.is_reclaimed:
             worker.is_reclaimed = True
             self._staff.freeze(worker)
+            self._loop.call_at(monotonic() + FREEZE_LIMIT_S, partial(self._insist, worker))
 
     def frozen(self, worker: WorkerProcess) -> None:
         """It stands still: what it has reported until now decides."""
-        self._drain(worker)
         doom = worker.doom
+        if doom is not None and doom.is_carried_out:
+            return
+        self._drain(worker)
         if doom is not None:
-            if worker.held is doom.held and doom.position in (None, doom.held.done):
+            if _is_due(worker, doom):
                 self._kill(worker, doom)
                 return
             worker.doom = None
@@ -70,10 +74,12 @@ class Executioner:
                 worker.state = WorkerState.BUSY
             else:
                 self._on_spared(worker)
-        if worker.is_reclaimed:
-            worker.is_reclaimed = False
-            self._void_unopened(worker)
-        self._staff.thaw(worker)
+        try:
+            if worker.is_reclaimed:
+                worker.is_reclaimed = False
+                self._void_unopened(worker)
+        finally:
+            self._staff.thaw(worker)
 
     def _void_unopened(self, worker: WorkerProcess) -> None:
         """By its page it is in one lease, and it looks there before it begins another."""
@@ -84,16 +90,32 @@ class Executioner:
             for held in waiting:
                 self._on_void(worker, held)
 
-    def _kill_unfrozen(self, worker: WorkerProcess) -> None:
-        doom = worker.doom
-        if doom is not None and not doom.is_carried_out:
+    def _insist(self, worker: WorkerProcess) -> None:
+        """Nobody has said that it stands still: perhaps the warden itself does."""
+        if worker.is_reclaimed and not worker.is_closed:
+            self._staff.nudge()
+            self._loop.call_at(monotonic() + FREEZE_LIMIT_S, partial(self._insist, worker))
+
+    def _kill_unfrozen(self, worker: WorkerProcess, doom: Doom) -> None:
+        """It does not stand still in time. By its own reports it may be in something else now."""
+        if worker.doom is not doom or doom.is_carried_out or worker.is_closed:
+            return
+        self._staff.nudge()
+        self._drain(worker)
+        if _is_due(worker, doom):
             self._kill(worker, doom)
 
     def _kill(self, worker: WorkerProcess, doom: Doom) -> None:
-        worker.doom = doom._replace(is_carried_out=True)
+        doom.is_carried_out = True
         self._staff.kill(worker)
         self._loop.call_at(monotonic() + KILL_LIMIT_S, partial(self._report_unkillable, worker))
 
     def _report_unkillable(self, worker: WorkerProcess) -> None:
         if worker.number in self._staff.workers and worker.held is not None:
+            self._staff.nudge()
             worker.held.job.unkillable.append(worker.pid)
+
+
+def _is_due(worker: WorkerProcess, doom: Doom) -> bool:
+    """Whether it is still in what it is condemned for."""
+    return worker.held is doom.held and doom.position in (None, doom.held.done)

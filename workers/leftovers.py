@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import threading
 from _thread import _count as running_threads
@@ -13,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from workers.backend import Leftovers
-from workers.linux import children
+from workers.linux import children, kill
 
 THREADS_WAIT_S = 0.05
 CHILDREN_WAIT_S = 5.0
@@ -42,14 +41,19 @@ def end_children() -> Leftovers:
         return Leftovers.NONE
     left = Leftovers.NONE
     end = monotonic() + CHILDREN_WAIT_S
+    tracker, forkserver = _pid_of(*_TRACKER), _pid_of(*_FORKSERVER)
     while _reap() and monotonic() < end:
-        if strangers := children() - {pid for _, pid in _servants()}:
-            left = Leftovers.PROCESSES
+        present = children()
+        if strangers := present - {tracker}:
+            if strangers != {forkserver}:
+                left = Leftovers.PROCESSES
             _kill_and_wait(strangers, end)
-        else:
-            _dismiss_servants(end)
+        elif present:
+            _dismiss_tracker(present, end)
     if has_children():
         raise StrayProcesses(f"children {sorted(children())} do not end")
+    for servant in (_TRACKER, _FORKSERVER):
+        _forget(*servant)
     return left
 
 
@@ -81,7 +85,7 @@ def _kill_and_wait(pids: set[int], end: float) -> None:
     """Kill our own children and wait until they have ended, without reaping them."""
     for pid in pids:
         # A child's pid is ours until we reap it, so this cannot hit a stranger.
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     for pid in pids:
         await_exit(pid, end - monotonic())
 
@@ -98,29 +102,45 @@ def await_exit(pid: int, limit_s: float) -> None:
             os.close(handle)
 
 
-def _servants() -> list[tuple[Any, int]]:
-    """multiprocessing's fork server and resource tracker, which live on by design: (it, pid)."""
-    found = []
-    for module, name, attribute in (
-        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
-        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
-    ):
-        servant = getattr(sys.modules.get(module), name, None)
-        pid = getattr(servant, attribute, None)
-        if pid is not None:
-            found.append((servant, pid))
-    return found
+#: multiprocessing's servants, which live on by design: module, name, and where its pid is.
+_TRACKER = ("multiprocessing.resource_tracker", "_resource_tracker", "_pid")
+_FORKSERVER = ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid")
+TRACKER_WAIT_S = 1.0
 
 
-def _dismiss_servants(end: float) -> None:
-    """End them through their own `_stop`, so that the next task can start them again.
+def _pid_of(module: str, name: str, attribute: str) -> int | None:
+    servant = getattr(sys.modules.get(module), name, None)
+    return getattr(servant, attribute, None)
 
-    Nobody else holds their pipes any more, so they end by themselves; the tracker first removes
-    shared memory that the task forgot.
+
+def _dismiss_tracker(pids: set[int], end: float) -> None:
+    """Let the resource tracker end by itself: it first removes shared memory that was forgotten.
+
+    It does at the end of its pipe, which nobody else holds any more; if it does not, it is killed.
     """
-    for servant, pid in _servants():
-        if pid in children():
-            servant._stop()
-            await_exit(pid, end - monotonic())
-        else:
-            servant.__init__()  # reaped behind its back: start afresh
+    tracker: Any = getattr(sys.modules.get(_TRACKER[0]), _TRACKER[1], None)
+    descriptor = getattr(tracker, "_fd", None)
+    if descriptor is not None:
+        with suppress(OSError):
+            os.close(descriptor)
+        tracker._fd = None
+        for pid in pids:
+            await_exit(pid, min(TRACKER_WAIT_S, end - monotonic()))
+        if not _reap():
+            return
+    _kill_and_wait(children(), end)
+
+
+def _forget(module: str, name: str, attribute: str) -> None:
+    """A servant that has gone is started anew by the next task that wants it."""
+    servant: Any = getattr(sys.modules.get(module), name, None)
+    if getattr(servant, attribute, None) is None:
+        return
+    for descriptor in (
+        getattr(servant, "_forkserver_alive_fd", None),
+        getattr(servant, "_fd", None),
+    ):
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+    servant.__init__()

@@ -13,6 +13,8 @@ from workers.process import Held, WorkerProcess
 
 #: Limits are kept to about this, and no finer.
 LOOK_EVERY_S = 0.001
+#: How often to look whether a task that was told has ended.
+LOOK_LATER_S = 0.05
 
 
 class TimeLimits:
@@ -25,8 +27,8 @@ class TimeLimits:
     def watch(self, worker: WorkerProcess, held: Held) -> None:
         """Look after the tasks of a lease, if their batch has a time limit."""
         if held.job.order.timeout_s is not None:
-            due = monotonic() + held.job.order.timeout_s
-            self._loop.call_at(due, partial(self._check, worker, held, held.job.order.timeout_s))
+            timeout_s = held.job.order.timeout_s
+            self._look_at(monotonic() + timeout_s, worker, held, timeout_s)
 
     def _check(self, worker: WorkerProcess, held: Held, timeout_s: float) -> None:
         """Look whether the task that runs now has passed its limit; come back when one might."""
@@ -36,14 +38,19 @@ class TimeLimits:
         now = monotonic()
         due = now + timeout_s if position is None else worker.page.began() + timeout_s
         if position is not None and now >= due:
-            worker.command(Command.TIME_UP, held.lease.number, position)
-            kill = partial(self._kill_late, worker, held, position)
-            self._loop.call_at(due + held.job.order.timeout_grace_s, kill)
-            due = now + timeout_s
-        due = max(due, now + LOOK_EVERY_S)
-        self._loop.call_at(due, partial(self._check, worker, held, timeout_s))
+            due = self._time_is_up(worker, held, position, due)
+        self._look_at(max(due, now + LOOK_EVERY_S), worker, held, timeout_s)
 
-    def _kill_late(self, worker: WorkerProcess, held: Held, position: int) -> None:
-        """The task did not end within `timeout_grace` of its limit."""
-        if worker.held is held and held.done == position:
-            self._kills.condemn(worker, Ending.TIMED_OUT, position)
+    def _time_is_up(self, worker: WorkerProcess, held: Held, position: int, due: float) -> float:
+        """Say so once, and kill what does not end within `timeout_grace`; when to look again."""
+        if held.told != position:
+            held.told = position
+            worker.command(Command.TIME_UP, held.lease.number, position)
+        end = due + held.job.order.timeout_grace_s
+        if monotonic() < end:
+            return min(end, monotonic() + LOOK_LATER_S)
+        self._kills.condemn(worker, Ending.TIMED_OUT, position)
+        return monotonic() + LOOK_LATER_S
+
+    def _look_at(self, when: float, worker: WorkerProcess, held: Held, timeout_s: float) -> None:
+        held.timer = self._loop.call_at(when, partial(self._check, worker, held, timeout_s))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workers import wire
 from workers.events import manager_address
-from workers.linux import pids_with_variable
+from workers.linux import kill, pids_with_variable
 
 #: Marks every process of one pool, wherever in the tree it has moved to.
 MARK_VARIABLE = "QUIESCE_WARDEN"
@@ -113,7 +113,6 @@ class WardenLink:
             if not marked:
                 break
             for pid in marked:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                kill(pid)
         with suppress(OSError):
             os.unlink(manager_address(self._folder))

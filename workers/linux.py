@@ -51,6 +51,12 @@ def children() -> set[int]:
     return {int(pid) for text in lists for pid in text.split()}
 
 
+def kill(pid: int) -> None:
+    """SIGKILL, as far as it is there and may be killed (not, say, another user's)."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def all_pids() -> list[int]:
     """Every process that /proc shows."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]

@@ -27,10 +27,6 @@ class Timer:
     def __init__(self, call: Callable[[], None]) -> None:
         self.call: Callable[[], None] | None = call
 
-    def cancel(self) -> None:
-        """Do not make the call."""
-        self.call = None
-
 
 class Loop:
     """One thread that owns what it is given; everybody else only `call`s."""
@@ -42,8 +38,11 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = count()
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._lock = threading.Lock()
+        self._cancelled = 0
         self._is_woken = False
         self._is_ending = False
+        self._is_closed = False
         self.turned = monotonic()  # when the loop last went round: proof of progress
         self.errors = 0  # unexpected ones; each is logged
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -58,13 +57,25 @@ class Loop:
         self._calls.append((function, arguments))
         if not self._is_woken:
             self._is_woken = True
-            os.eventfd_write(self._wakeup, 1)
+            with self._lock:
+                if not self._is_closed:
+                    os.eventfd_write(self._wakeup, 1)
 
     def call_at(self, when: float, function: Callable[[], None]) -> Timer:
         """Call it at a time on the monotonic clock. On the loop's thread only."""
         timer = Timer(function)
         heapq.heappush(self._timers, (when, next(self._numbers), timer))
         return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Do not make the call, and forget whatever it refers to. On the loop's thread only."""
+        if timer.call is not None:
+            timer.call = None
+            self._cancelled += 1
+            if self._cancelled > MAX_CANCELLED and self._cancelled > len(self._timers) // 2:
+                self._timers = [entry for entry in self._timers if entry[2].call is not None]
+                heapq.heapify(self._timers)
+                self._cancelled = 0
 
     def watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Call `handler(mask)` whenever `fd` is ready."""
@@ -85,6 +96,11 @@ class Loop:
         """End the loop after its present turn; from its own thread."""
         self._is_ending = True
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread has been started and has not ended."""
+        return self._thread.is_alive()
+
     def join(self, limit_s: float) -> bool:
         """Wait for the thread to end; whether it did."""
         if self._thread.ident is not None:
@@ -93,8 +109,10 @@ class Loop:
 
     def close(self) -> None:
         """Give up the descriptors; after the thread has ended."""
-        self._epoll.close()
-        os.close(self._wakeup)
+        with self._lock:  # whoever calls later must not write into somebody else's file
+            self._is_closed = True
+            self._epoll.close()
+            os.close(self._wakeup)
 
     def _run(self) -> None:
         while not self._is_ending:
@@ -110,11 +128,12 @@ class Loop:
         for _ in range(len(calls)):
             function, arguments = calls.popleft()
             self._make(function, *arguments)
-        timers, now = self._timers, monotonic()
-        while timers and timers[0][0] <= now:  # one that sets itself again waits for the next turn
-            _, _, timer = heapq.heappop(timers)
-            if timer.call is not None:
-                self._make(timer.call)
+        now = monotonic()
+        while self._timers and self._timers[0][0] <= now:  # one set anew waits for the next turn
+            _, _, timer = heapq.heappop(self._timers)
+            call, timer.call = timer.call, None
+            if call is not None:
+                self._make(call)
 
     def _make(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -137,5 +156,7 @@ class Loop:
         self._is_woken = False
 
 
+#: From so many cancelled timers on, they are cleared out when they are the greater part.
+MAX_CANCELLED = 1_000
 #: The loop turns at least this often, so that `turned` tells a live loop from a stuck one.
 TURN_EVERY_S = 1.0

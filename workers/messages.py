@@ -108,6 +108,7 @@ class Lease(NamedTuple):
 
 
 _LEASE = struct.Struct("<IQIIBB")
+MAX_NAME_BYTES = 255  # of a batch's id, and of a task's name
 LEASE_HEAD_BYTES = _LEASE.size
 _WORD = "I"
 _WORD_BYTES = array(_WORD).itemsize

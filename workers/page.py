@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from typing import NamedTuple
@@ -73,6 +74,8 @@ class Page:
 
 def create_page() -> int:
     """The descriptor of a new page, all zero; it has no name and goes with its last user."""
-    fd = os.memfd_create("quiesce-page", os.MFD_CLOEXEC)
+    fd = os.memfd_create("quiesce-page", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, PAGE_BYTES)
+    # A task that truncated it would have the service killed by SIGBUS at its next look.
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd

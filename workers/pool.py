@@ -26,7 +26,7 @@ from workers.judge import lost_outcome
 from workers.killing import Executioner
 from workers.limits import TimeLimits
 from workers.loop import Loop
-from workers.messages import Command
+from workers.messages import MAX_NAME_BYTES, Command
 from workers.process import Held, WorkerProcess
 from workers.reports import Reports
 from workers.supervisor import PoolSettings, Supervisor
@@ -35,6 +35,7 @@ __all__ = ["Pool", "PoolSettings"]
 
 START_LIMIT_S = 120.0
 CLOSE_MARGIN_S = 10.0
+KILL_AGAIN_S = 0.02
 _FINE = (Ending.RETURNED, Ending.STOPPED)
 
 
@@ -89,6 +90,8 @@ class Pool:
         """Run a batch. Raises PoolClosed."""
         if not self._is_open:
             raise PoolClosed("the pool takes no new batch")
+        if len(order.batch_id.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"a batch's id has at most {MAX_NAME_BYTES} bytes")
         self._loop.call(self._add, Job(order, listener, self._paces[order.task]))
 
     def request_stop(self, batch_id: str, grace_s: float | None) -> None:
@@ -135,6 +138,10 @@ class Pool:
         if self._is_closed:
             return
         self._is_closed, self._is_open = True, False
+        if not self._loop.is_running:
+            self.staff.close()
+            self._loop.close()
+            return
         self._loop.call(self._wind_up, grace_s)
         self._all_settled.wait(grace_s + CLOSE_MARGIN_S)
         self._loop.call(self._loop.end)
@@ -209,6 +216,8 @@ class Pool:
             job.learn(held.done, held.lasted_s)
         self._dispatcher.take_back(held, held.done)
         job.leases_out -= 1
+        if held.timer is not None:
+            self._loop.cancel(held.timer)
         if not worker.leases and worker.state is WorkerState.BUSY:
             self._release(worker)
         if job.is_settled:
@@ -223,6 +232,7 @@ class Pool:
     def broken(self, worker: WorkerProcess) -> None:
         """What the worker writes cannot be trusted."""
         worker.state = WorkerState.CONDEMNED
+        self._dispatcher.dismiss(worker)
         self.staff.kill(worker)
 
     def hand_out(self) -> None:
@@ -267,7 +277,9 @@ class Pool:
             due = job.stop_asked + grace_s
             if job.kill_due is None or due < job.kill_due:
                 job.kill_due = due
-                self._loop.call_at(due, partial(self._kill_rest, job))
+                if job.kill_timer is not None:
+                    self._loop.cancel(job.kill_timer)
+                job.kill_timer = self._loop.call_at(due, partial(self._kill_rest, job))
 
     def _begin_stop(self, job: Job, cause: StopCause | None) -> None:
         """Set the event where the batch runs; what has not begun never will."""
@@ -286,10 +298,17 @@ class Pool:
             job.listener.ended(given_up)
 
     def _kill_rest(self, job: Job) -> None:
-        """The grace is over: kill whatever of the batch still runs, and nothing else."""
+        """The grace is over: kill whatever of the batch still runs, and nothing else.
+
+        Again and again, because a worker may be about to begin with it, by reports not yet read.
+        """
+        if self._jobs.get(job.id) is not job:
+            return
         for worker in list(self.staff.workers.values()):
             if worker.held is not None and worker.held.job is job:
                 self._kills.condemn(worker, Ending.KILLED)
+        again = monotonic() + KILL_AGAIN_S
+        job.kill_timer = self._loop.call_at(again, partial(self._kill_rest, job))
 
     def _stop_all(self, grace_s: float) -> None:
         for job in list(self._jobs.values()):
@@ -329,12 +348,14 @@ class Pool:
             return
         position = worker.task_begun()
         if position is not None:
-            outcome = lost_outcome(worker, held, position, exitcode)
+            # Usually one; more if the worker was killed for what it wrote, and is not read any more.
+            lost = range(held.done, position + 1)
             held.done = position + 1
-            self.deliver(held.job, [outcome])
+            self.deliver(held.job, [lost_outcome(worker, held, at, exitcode) for at in lost])
+        for waiting in list(worker.leases)[1:]:
+            self.end_lease(worker, waiting)
         if unkillable:  # something of the batch may still run, so it must not settle
             held.job.unkillable.extend(unkillable)
-            return
-        while worker.leases:
-            self.end_lease(worker, worker.leases[0])
+        else:
+            self.end_lease(worker, held)
         self._dispatcher.hand_out()

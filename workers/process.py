@@ -7,14 +7,14 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
-from typing import NamedTuple
 
 from workers import messages
 from workers.backend import Ending, RunningTask, WorkerState, WorkerView
 from workers.job import Job
 from workers.linux import resident_bytes
-from workers.loop import READ, WRITE, Loop
+from workers.loop import READ, WRITE, Loop, Timer
 from workers.messages import Command, Lease, Report
 from workers.page import Page, create_page
 from workers.worker import Pipes
@@ -37,6 +37,8 @@ class Held:
         "last_ended",
         "lease",
         "predicted_s",
+        "timer",
+        "told",
         "until",
     )
 
@@ -47,6 +49,8 @@ class Held:
         self.until = len(lease.indexes)  # less once the rest has been given back
         self.is_called_back = False  # the worker was told to begin nothing more of it
         self.predicted_s = self.until * job.task_s
+        self.timer: Timer | None = None  # of the batch's time limit
+        self.told = -1  # the position that was told that its time is up
         self.first_began = 0.0
         self.last_ended = 0.0
 
@@ -56,7 +60,8 @@ class Held:
         return self.last_ended - self.first_began
 
 
-class Doom(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Doom:
     """Why a worker is to be killed: for which lease, and what its task will have ended as."""
 
     ending: Ending
@@ -78,6 +83,7 @@ class WorkerProcess:
         self.is_reclaimed = False  # to be frozen so that what it has not begun can be taken back
         self.is_replaced = False
         self.is_closed = False
+        self.is_muted = False
         self.is_listening = True
         self.tasks_done = 0
         self.rss_bytes = 0
@@ -171,6 +177,8 @@ class WorkerProcess:
 
     def read(self) -> list[Report] | None:
         """Some of what the worker has reported since; None if it is nothing. Raises BrokenFrame."""
+        if self.is_muted:
+            return None
         try:
             text = os.read(self._reports, READ_BYTES)
         except BlockingIOError:
@@ -189,7 +197,8 @@ class WorkerProcess:
         return reports
 
     def mute(self) -> None:
-        """Do not listen to its reports any more."""
+        """Do not read its reports any more, not even what is there."""
+        self.is_muted = True
         self._loop.unwatch(self._reports)
 
     def listen(self, is_on: bool) -> None:

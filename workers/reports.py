@@ -89,8 +89,18 @@ class Reports:
         return True
 
     def _take(self, worker: WorkerProcess, reports: list[Report]) -> None:
-        desk = self._desk
         outcomes: list[Outcome] = []
+        try:
+            self._take_each(worker, reports, outcomes)
+        finally:
+            if outcomes and worker.held is not None:
+                self._desk.deliver(worker.held.job, outcomes)
+
+    def _take_each(
+        self, worker: WorkerProcess, reports: list[Report], outcomes: list[Outcome]
+    ) -> None:
+        """`outcomes` holds those of the present lease that have not been delivered."""
+        desk = self._desk
         for report in reports:
             kind, flags, position, lease = report[:4]
             if kind == _READY:
@@ -100,6 +110,8 @@ class Reports:
             if held is not None and held.lease.number != lease:
                 held = self._skip_void(worker, lease)
             if held is None or held.lease.number != lease:
+                if kind == _PROGRESS or (kind == _LEASE_ENDED and worker.page.is_void(lease)):
+                    continue  # of no use any more
                 raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
             if kind in _ENDINGS:
                 outcomes.append(_outcome(held, report, worker.pid))
@@ -111,11 +123,9 @@ class Reports:
                 held.job.listener.progressed(index, held.lease.attempt, report[7])
             if flags & _LAST or kind == _LEASE_ENDED:
                 if outcomes:
-                    desk.deliver(held.job, outcomes)
-                    outcomes = []
+                    desk.deliver(held.job, outcomes[:])
+                    outcomes.clear()
                 desk.end_lease(worker, held)
-        if outcomes and worker.held is not None:
-            desk.deliver(worker.held.job, outcomes)
 
     def _skip_void(self, worker: WorkerProcess, lease: int) -> Held | None:
         """Leases that were called back before they were opened are not reported on."""

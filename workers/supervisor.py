@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import select
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
@@ -18,6 +19,7 @@ from workers.backend import WorkerState
 from workers.events import Events, manager_address
 from workers.link import WardenLink
 from workers.loop import READ, Loop
+from workers.page import MAX_LEASE_TASKS
 from workers.process import WorkerProcess
 
 log = logging.getLogger("quiesce.pool")
@@ -45,6 +47,11 @@ class PoolSettings:
     max_lease_tasks: int = 4096
     shutdown_grace_s: float = 10.0
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        if not 1 <= self.max_lease_tasks <= MAX_LEASE_TASKS:
+            raise ValueError(f"max_lease_tasks must be from 1 to {MAX_LEASE_TASKS}")
 
 
 class Host(Protocol):
@@ -87,15 +94,20 @@ class Supervisor:
         if self._is_closing:
             return
         settings = self._settings
-        self._link = WardenLink(
-            settings.modules,
-            folder=self.folder,
-            mark=self.mark,
-            authkey=self.authkey,
-            grace_s=settings.shutdown_grace_s,
-            max_result_bytes=settings.max_result_bytes,
-            environment=settings.environment,
-        )
+        try:
+            self._link = WardenLink(
+                settings.modules,
+                folder=self.folder,
+                mark=self.mark,
+                authkey=self.authkey,
+                grace_s=settings.shutdown_grace_s,
+                max_result_bytes=settings.max_result_bytes,
+                environment=settings.environment,
+            )
+        except OSError as error:  # no descriptors, processes or memory left: it may pass
+            log.exception("the warden could not be started")
+            self._try_again("warden", f"the warden cannot be started: {error}", self.start)
+            return
         self._loop.watch(self._link.end.fileno(), READ, lambda _: self._hear())
 
     def ready(self, worker: WorkerProcess) -> None:
@@ -127,6 +139,11 @@ class Supervisor:
     def kill(self, worker: WorkerProcess) -> None:
         """SIGKILL to it and its group; the host is told once it is gone."""
         self._tell({"do": "kill", "worker": worker.number})
+
+    def nudge(self) -> None:
+        """Continue a warden that somebody has stopped."""
+        if self._link is not None:
+            self._link.nudge()
 
     def prepare_close(self) -> None:
         """Start nothing any more."""
@@ -160,7 +177,9 @@ class Supervisor:
             case "manager":
                 self.events.restore()
             case "forked" if worker is not None:
-                worker.pid, worker.handle = message["pid"], descriptors[0]
+                worker.pid = message["pid"]
+                # None came if this process had no descriptor left when it was received.
+                worker.handle = descriptors[0] if descriptors else os.pidfd_open(worker.pid)
                 self._loop.watch(worker.handle, READ, lambda _: self._has_ended(worker))
                 self._host.forked(worker)
             case "frozen" if worker is not None:
@@ -212,10 +231,7 @@ class Supervisor:
         said = worker.output.decode(errors="replace").strip().rpartition("\n")[2]
         log.error("worker %s ended before it was ready (%s): %s", worker.pid, exitcode, said)
         reason = f"workers do not start (exit code {exitcode}): {said}"
-        self.degraded["workers"] = reason
-        if self._failures >= START_TRIES:
-            self._host.failed_to_start(reason)
-        self._loop.call_at(self._back_off(), self._start_worker)
+        self._try_again("workers", reason, self._start_worker)
 
     def _bury_warden(self) -> None:
         """The warden has died, and by the kernel's hand its workers: judge them, start afresh."""
@@ -242,7 +258,12 @@ class Supervisor:
     def _start_worker(self) -> None:
         if self._link is None or self._is_closing:
             return  # the next warden starts a full set
-        worker = WorkerProcess(next(self._numbers), self._loop)
+        try:
+            worker = WorkerProcess(next(self._numbers), self._loop)
+        except OSError as error:  # no descriptors left: it may pass
+            log.exception("a worker could not be started")
+            self._try_again("workers", f"workers cannot be started: {error}", self._start_worker)
+            return
         self.workers[worker.number] = worker
         self._tell({"do": "fork", "worker": worker.number}, list(worker.theirs))
         worker.let_go()
@@ -254,6 +275,13 @@ class Supervisor:
     def _kill_if_there(self, worker: WorkerProcess, only: WorkerState | None = None) -> None:
         if worker.number in self.workers and (only is None or worker.state is only):
             self.kill(worker)
+
+    def _try_again(self, what: str, reason: str, start: Callable[[], None]) -> None:
+        """Note that a start has failed, and repeat it later."""
+        self.degraded[what] = reason
+        if self._failures >= START_TRIES:
+            self._host.failed_to_start(reason)
+        self._loop.call_at(self._back_off(), start)
 
     def _back_off(self) -> float:
         """When to try again: later each time, until a worker is ready."""

@@ -21,7 +21,7 @@ from multiprocessing import current_process
 from time import monotonic
 from typing import Any, NoReturn
 
-from workers import events, linux, wire
+from workers import events, leftovers, linux, wire
 from workers.birth import become_worker
 from workers.catalog import Catalog
 from workers.errors import CatalogError
@@ -30,7 +30,9 @@ from workers.worker import Pipes
 OOM_POINTS = 300
 #: After this long a killed process is reported as one that even SIGKILL cannot end.
 STRAYS_WAIT_S = 5.0
+REAP_EVERY_S = 0.02
 MANAGER_RESTART_S = 0.2
+MANAGER_RETRY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -127,9 +129,16 @@ class Warden:
                 pipes, self._catalog, self._late, self._manager_address, self._max_result_bytes
             )
 
-        pid = self._fork(body, f"quiesce-wrk-{number}", [self._lifeline])
-        for descriptor in pipes:
-            os.close(descriptor)
+        try:
+            pid = self._fork(body, f"quiesce-wrk-{number}", [self._lifeline])
+        except OSError as error:  # no process left to have: the service backs off
+            print(f"a worker could not be forked: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            self._tell({"say": "exited", "worker": number, "status": 1, "unkillable": []})
+            return
+        finally:
+            if os.getpid() == self._pid:
+                for descriptor in pipes:
+                    os.close(descriptor)
         self._children[number] = Child(number, pid)
         handle = os.pidfd_open(pid)
         self._tell({"say": "forked", "worker": number, "pid": pid}, [handle])
@@ -141,9 +150,15 @@ class Warden:
             os.unlink(self._manager_address)
         address, lifeline = self._manager_address, self._lifeline
         heard, ready = os.pipe()
-        self._manager = self._fork(
-            lambda: events.serve(address, lifeline, ready), "quiesce-manager", [heard]
-        )
+        try:
+            self._manager = self._fork(
+                lambda: events.serve(address, lifeline, ready), "quiesce-manager", [heard]
+            )
+        except OSError:  # no process left to have
+            self._manager_due = monotonic() + MANAGER_RETRY_S
+            os.close(heard)
+            os.close(ready)
+            return
         os.close(ready)
         self._selector.register(heard, selectors.EVENT_READ)
 
@@ -226,8 +241,7 @@ class Warden:
         own.add(self._manager or -1)
         strays = linux.children() - own
         for pid in strays:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            linux.kill(pid)
         for child in ended:
             is_overdue = monotonic() - child.ended > STRAYS_WAIT_S
             if strays and not is_overdue:
@@ -270,10 +284,10 @@ class Warden:
         end = monotonic() + STRAYS_WAIT_S
         while (left := linux.children()) and monotonic() < end:
             for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                linux.kill(pid)
             with suppress(ChildProcessError):
-                os.waitpid(-1, 0)
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    leftovers.await_exit(min(left), REAP_EVERY_S)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from _thread import _count as running_threads
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import NamedTuple, NoReturn
@@ -97,6 +98,7 @@ class Worker:
             if flags & _LEFT_THREADS:
                 self._leave()  # the lease ends with this process
         if not is_last:
+            leftovers.end_children()
             self._write(pack_report(Kind.LEASE_ENDED, number))
 
     def _attempt(self, spec: TaskSpec, lease: Lease, position: int) -> tuple[int, bytes, float]:
@@ -114,6 +116,8 @@ class Worker:
                     progress = progress or Progress(report)
                     arguments[name] = progress
             payload = spec.write(spec.function(**arguments))
+            if progress is not None:
+                progress.end()
             if len(payload) > self._max_result_bytes:
                 raise ResultTooLarge(
                     f"the result has {len(payload)} bytes, the limit is {self._max_result_bytes}"
@@ -124,11 +128,13 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
             kind, payload = _RAISED, failure.error_of(error)
         if progress is not None:
-            progress.flush()
+            with suppress(Exception):  # the task has ended otherwise; its last report may be odd
+                progress.end()
         return kind, payload, stop.noticed if stop is not None else 0.0
 
     def _report_progress(self, lease: int, position: int, text: bytes) -> None:
-        self._write(pack_report(Kind.PROGRESS, lease, position, text))
+        if os.getpid() == self._pid and not self._inbox.is_closed:  # not from a task's own fork
+            self._write(pack_report(Kind.PROGRESS, lease, position, text))
 
     def _clean_up(self, is_last: bool, lasted_s: float) -> int:
         """End what the task left behind and put back what it changed; the flags to report."""
