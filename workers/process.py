@@ -96,14 +96,20 @@ class WorkerProcess:
         self._unread = bytearray()
         self._unsent: list[bytes | memoryview] = []
         self._is_sending = False  # the loop is waiting for room in the pipe
-        page = create_page()
-        lease_reader, self._leases = os.pipe2(os.O_CLOEXEC)
-        self._reports, report_writer = os.pipe2(os.O_CLOEXEC)
-        self._output, output_writer = os.pipe2(os.O_CLOEXEC)
-        ours, theirs = socket.socketpair()
-        self._control = ours.detach()
-        self.theirs = Pipes(lease_reader, report_writer, theirs.detach(), page, output_writer)
-        self.page = Page(page)
+        opened: list[int] = []
+        try:
+            opened.append(page := create_page())
+            for _ in range(3):
+                opened += os.pipe2(os.O_CLOEXEC)
+            opened += [end.detach() for end in socket.socketpair()]
+            self.page = Page(page)
+        except OSError:  # no descriptors left
+            for fd in opened:
+                os.close(fd)
+            raise
+        _, leases, self._leases, self._reports, reports, self._output, output, *control = opened
+        self._control, theirs = control
+        self.theirs = Pipes(leases, reports, theirs, page, output)
         for fd in (self._leases, self._reports, self._output, self._control):
             os.set_blocking(fd, False)
         for fd in (self._leases, self._reports):

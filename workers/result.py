@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from workers.backend import Ending, Outcome, StopCause
 from workers.errors import TaskFailed
 
+_NONE = b"null"
 _FINE = (Ending.RETURNED, Ending.STOPPED)
 
 
@@ -60,7 +61,13 @@ class AsyncResult:
         """
         if not self.wait(timeout):
             raise TimeoutError(f"the batch had not ended after {timeout} s")
-        return [self._value(index) for index in range(len(self._outcomes))]
+        found = [self._outcomes.outcome(index) for index in range(len(self._outcomes))]
+        for index, ended in enumerate(found):
+            if ended is not None and ended[0] not in _FINE:
+                raise TaskFailed(index, _error_of(*ended))
+        texts = [ended[1] or _NONE if ended is not None else _NONE for ended in found]
+        values: list[Any] = json.loads(b"[%b]" % b",".join(texts))
+        return values
 
     def resolve(self) -> None:
         """Make it ready; only whoever runs the batch calls this. Further calls change nothing."""
@@ -102,15 +109,9 @@ class AsyncResult:
             if callback in self._callbacks:
                 self._callbacks.remove(callback)
 
-    def _value(self, index: int) -> Any:
-        ended = self._outcomes.outcome(index)
-        if ended is None:
-            return None
-        ending, payload = ended
-        if ending in _FINE:
-            return json.loads(payload) if payload else None
-        error = json.loads(payload) if payload else {"type": ending.name, "message": ""}
-        raise TaskFailed(index, error)
+
+def _error_of(ending: Ending, payload: bytes) -> dict[str, Any]:
+    return json.loads(payload) if payload else {"type": ending.name, "message": ""}
 
 
 class Collector:

@@ -20,6 +20,7 @@ from workers.failure import (
     message_of,
     time_limit_error,
 )
+from workers.tasks import write_error
 
 
 def error_after(raise_it: Callable[[], object]) -> dict[str, Any]:
@@ -276,3 +277,11 @@ def test_the_time_limit_error_says_when() -> None:
         "type": "TimeLimitExceeded",
         "message": "the task was still running at its time limit, after 1.235 s",
     }
+
+
+@pytest.mark.parametrize("text", ["plain", "ä\n\0", "\ud800 alone", "\udcff.txt"])
+def test_an_error_object_can_always_be_written(text: str) -> None:
+    """A failure that cannot be reported would look like a lost worker."""
+    written: dict[str, Any] = json.loads(write_error({"type": "E", "message": text}))
+
+    assert written == {"type": "E", "message": text}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.workers.task_modules import call, module_of, spec_of
 from workers import Progress, StopEvent
 from workers.catalog import tasks_of
 from workers.errors import CatalogError, ParametersInvalid, ResultNotJson
-from workers.tasks import task, task_name, write_error
+from workers.tasks import task, task_name
 
 FUTURE = "from __future__ import annotations"
 
@@ -299,11 +298,3 @@ def test_a_result_that_is_not_json_is_refused(annotation: str, value: str, messa
         spec.write(spec.function())
 
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["plain", "ä\n\0", "\ud800 alone", "\udcff.txt"])
-def test_an_error_object_can_always_be_written(text: str) -> None:
-    """A failure that cannot be reported would look like a lost worker."""
-    written: dict[str, Any] = json.loads(write_error({"type": "E", "message": text}))
-
-    assert written == {"type": "E", "message": text}
