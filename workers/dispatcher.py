@@ -92,6 +92,11 @@ class Dispatcher:
             worker.send()
         self._given.clear()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether some batch waits for a worker."""
+        return bool(self._scheduler)
+
     def call_back(self, worker: WorkerProcess, held: Held, command: Command) -> None:
         """Have a lease stopped or recalled; if it waits in the worker, it comes back unopened."""
         worker.command(command, held.lease.number)

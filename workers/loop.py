@@ -40,6 +40,7 @@ class Loop:
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._lock = threading.Lock()
         self._cancelled = 0
+        self._wakes = 0.0  # when it will by itself, while it sleeps; else 0
         self._is_woken = False
         self._is_ending = False
         self._is_closed = False
@@ -55,11 +56,14 @@ class Loop:
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call it on the loop's thread, after the calls before it. From any thread."""
         self._calls.append((function, arguments))
-        if not self._is_woken:
-            self._is_woken = True
-            with self._lock:
-                if not self._is_closed:
-                    os.eventfd_write(self._wakeup, 1)
+        self._wake()
+
+    def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
+        """As `call`, but a loop that wakes by itself within SOON_S is left alone until then."""
+        self._calls.append((function, arguments))
+        # Set only while the loop sleeps, after it has seen that there was no call.
+        if not 0.0 < self._wakes - monotonic() < SOON_S:
+            self._wake()
 
     def call_at(self, when: float, function: Callable[[], None]) -> Timer:
         """Call it at a time on the monotonic clock. On the loop's thread only."""
@@ -114,9 +118,20 @@ class Loop:
             self._epoll.close()
             os.close(self._wakeup)
 
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            with self._lock:
+                if not self._is_closed:
+                    os.eventfd_write(self._wakeup, 1)
+
     def _run(self) -> None:
         while not self._is_ending:
-            for fd, mask in self._epoll.poll(self._patience_s()):
+            patience_s = self._patience_s()
+            self._wakes = monotonic() + patience_s
+            ready = self._epoll.poll(patience_s)
+            self._wakes = 0.0
+            for fd, mask in ready:
                 handler = self._handlers.get(fd)  # an earlier one in this turn may have removed it
                 if handler is not None:
                     self._make(handler, mask)
@@ -158,5 +173,7 @@ class Loop:
 
 #: From so many cancelled timers on, they are cleared out when they are the greater part.
 MAX_CANCELLED = 1_000
+#: How long a call that is in no hurry may wait for a loop that is about to wake anyway.
+SOON_S = 0.001
 #: The loop turns at least this often, so that `turned` tells a live loop from a stuck one.
 TURN_EVERY_S = 1.0

@@ -92,7 +92,7 @@ class Pool:
             raise PoolClosed("the pool takes no new batch")
         if len(order.batch_id.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"a batch's id has at most {MAX_NAME_BYTES} bytes")
-        self._loop.call(self._add, Job(order, listener, self._paces[order.task]))
+        self._loop.call_soon(self._add, Job(order, listener, self._paces[order.task]))
 
     def request_stop(self, batch_id: str, grace_s: float | None) -> None:
         """Set the batch's event in its workers and start no more of its tasks; returns at once."""
@@ -235,9 +235,10 @@ class Pool:
         self._dispatcher.dismiss(worker)
         self.staff.kill(worker)
 
-    def hand_out(self) -> None:
-        """Give every idle worker something to do."""
+    def hand_out(self) -> bool:
+        """Give every idle worker something to do; whether there is more to be had."""
         self._dispatcher.hand_out()
+        return self._dispatcher.has_waiting
 
     def _release(self, worker: WorkerProcess) -> None:
         """Its hands are empty: the next lease, or its end."""

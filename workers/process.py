@@ -88,6 +88,7 @@ class WorkerProcess:
         self.tasks_done = 0
         self.rss_bytes = 0
         self.measured = 0.0
+        self.heard = 0.0  # when its reports were last read
         self.leases: deque[Held] = deque()  # in the order in which they are worked off
         self.head_since = 0.0  # when the first of them became the first
         self.ahead_s = 0.0  # how long they will take, if tasks take as long as they did
@@ -122,10 +123,16 @@ class WorkerProcess:
         return self.leases[0] if self.leases else None
 
     @property
+    def is_brisk(self) -> bool:
+        """Whether it is in work that is known to be short."""
+        held = self.held
+        return held is not None and held.job.is_brisk
+
+    @property
     def work_ahead_s(self) -> float:
         """How long its leases will keep it busy, if their tasks are known to be short; else 0."""
         held = self.held
-        if held is None or not held.job.is_brisk:
+        if held is None or not self.is_brisk:
             return 0.0
         return self.ahead_s - held.done * held.job.task_s
 

@@ -44,8 +44,8 @@ class Desk(Protocol):
     def broken(self, worker: WorkerProcess) -> None:
         """What the worker writes cannot be trusted."""
 
-    def hand_out(self) -> None:
-        """Reports have been taken in: somebody may be idle."""
+    def hand_out(self) -> bool:
+        """Reports have been taken in: somebody may be idle. Whether more work waits."""
 
 
 class Reports:
@@ -57,13 +57,18 @@ class Reports:
 
     def hear(self, worker: WorkerProcess) -> None:
         """Read what there is; then let reports gather, if the worker has enough to do meanwhile."""
+        before, worker.heard = worker.heard, monotonic()
+        was_brisk = worker.is_brisk
         self._read(worker)
-        self._desk.hand_out()
-        is_well_stocked = worker.work_ahead_s >= 2 * GATHER_S
-        if is_well_stocked == worker.is_listening:
-            worker.listen(not is_well_stocked)
-        if is_well_stocked:
-            self._loop.call_at(monotonic() + GATHER_S, partial(self._hear_gathered, worker))
+        has_waiting = self._desk.hand_out()
+        # Either it has enough to do meanwhile, or nobody has anything for it; then only if it
+        # has lately been heard a lot.
+        is_often_heard = was_brisk and not has_waiting and worker.heard < before + 2 * GATHER_S
+        gathers = worker.work_ahead_s >= 2 * GATHER_S or is_often_heard
+        if gathers == worker.is_listening:
+            worker.listen(not gathers)
+        if gathers:
+            self._loop.call_at(worker.heard + GATHER_S, partial(self._hear_gathered, worker))
 
     def drain(self, worker: WorkerProcess) -> None:
         """Read everything that a worker that does not run any more has written."""
