@@ -101,6 +101,11 @@ class Loop:
         self._is_ending = True
 
     @property
+    def timers(self) -> int:
+        """How many calls are due at some time."""
+        return sum(entry[2].call is not None for entry in list(self._timers))
+
+    @property
     def is_running(self) -> bool:
         """Whether the thread has been started and has not ended."""
         return self._thread.is_alive()

@@ -127,6 +127,11 @@ class Pool:
             degraded=self._degraded(),
         )
 
+    @property
+    def timers(self) -> int:
+        """How many things the pool has planned for later; for tests and tools."""
+        return self._loop.timers
+
     def _degraded(self) -> list[str]:
         reasons = list(self.staff.degraded.values())
         if self._loop.errors:

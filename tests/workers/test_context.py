@@ -98,6 +98,15 @@ def test_the_end_of_a_task_that_held_nothing_back_sends_nothing() -> None:
     assert len(sent.texts) == 1
 
 
+def test_after_the_end_nothing_is_said() -> None:
+    """Not even what would leave at once: it would be taken for the next task's."""
+    sent = Sent()
+    sent.progress.end()
+    sent.progress(1)
+
+    assert not sent.texts
+
+
 def test_two_tasks_do_not_hold_back_each_others_reports() -> None:
     """Each task gets a Progress of its own, so the next one's first report leaves at once."""
     first, second = Sent(), Sent()

@@ -64,6 +64,15 @@ def test_tasks_and_their_processes_see_the_stop_when_the_service_is_killed(tmp_p
     assert not Path(folder).exists()
 
 
+def test_a_task_may_print_and_report_while_it_cleans_up(tmp_path: Path) -> None:
+    """Nobody reads it any more; that must not end the clean-up half way."""
+    log = tmp_path / "log"
+    mark, _ = killed_service(30.0, [("talk_while_cleaning_up", {"log": str(log)})])
+
+    eventually(lambda: not pids_with_variable(MARK_VARIABLE, mark))
+    assert log.read_text() == "began\ncleaned up\n"
+
+
 def test_tasks_that_ignore_it_are_gone_after_the_grace(tmp_path: Path) -> None:
     """Whatever they started, in whatever session: no process outlives the service for long."""
     log = tmp_path / "log"

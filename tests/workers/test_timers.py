@@ -103,7 +103,10 @@ def test_a_timer_that_has_been_made_can_be_cancelled_in_vain(patient: None, loop
     assert loop.errors == 0
 
 
-def test_a_cancelled_timer_holds_on_to_nothing(patient: None, loop: Loop) -> None:
+@pytest.mark.parametrize("delay_s", [0.0, 1e6], ids=["made", "cancelled"])
+def test_a_timer_that_is_over_holds_on_to_nothing(
+    patient: None, loop: Loop, delay_s: float
+) -> None:
     """A grace of a year, of a batch that settled at once, must not keep the batch for a year."""
 
     class Batch:
@@ -111,12 +114,15 @@ def test_a_cancelled_timer_holds_on_to_nothing(patient: None, loop: Loop) -> Non
 
     batch = Batch()
     known = weakref.ref(batch)
-    timer = on(loop, loop.call_at, monotonic() + 1e6, batch.kill)
-    on(loop, loop.cancel, timer)
+    timer = on(loop, loop.call_at, monotonic() + delay_s, batch.kill)
+    on(loop, lambda: None)
+    if delay_s:
+        on(loop, loop.cancel, timer)
     del batch
-    gc.collect()
+    on(loop, gc.collect)
 
     assert known() is None
+    assert timer is not None
 
 
 def test_cancelled_timers_do_not_pile_up(patient: None, loop: Loop) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 from tests.workers.good_tasks import wait_for_file, write_line
-from workers import StopEvent, task
+from workers import Progress, StopEvent, task
 
 
 @task
@@ -210,3 +212,53 @@ def run_daemon(daemon_log: str) -> None:
     leave_daemon(daemon_log)
     while True:
         sleep(60)
+
+
+_kept: list[Progress] = []
+
+
+@task
+def keep_progress(progress: Progress) -> None:
+    """Hold on to what was for this task only."""
+    _kept.append(progress)
+
+
+@task
+def use_kept_progress(number: int) -> int:
+    """Speak with another task's voice."""
+    for progress in _kept:
+        progress(number)
+    return number
+
+
+@task
+def truncate_everything() -> None:
+    """Cut every file it can reach to nothing."""
+    for fd in range(3, 5000):
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+
+
+@task
+def leave_child(method: str) -> None:
+    """Leave a process that multiprocessing started, with all its servants."""
+    context: Any = multiprocessing.get_context(method)
+    child = context.Process(target=sleep, args=(3600,), daemon=True)
+    child.start()
+
+
+@task
+def brisk_unless(seconds: float) -> None:
+    """Usually nothing; else it ignores its stop for a while."""
+    if seconds:
+        sleep(seconds)
+
+
+@task
+def talk_while_cleaning_up(log: str, *, stop: StopEvent, progress: Progress) -> None:
+    """Print and report after the stop, when perhaps nobody is there to hear it."""
+    write_line(log, "began")
+    stop.wait()
+    print("cleaning up", flush=True)
+    progress(1, 2, "cleaning up")
+    write_line(log, "cleaned up")
