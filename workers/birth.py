@@ -7,16 +7,33 @@ import fcntl
 import io
 import os
 import resource
+import signal
 import sys
 from multiprocessing import current_process
 from typing import NoReturn
 
+from workers import linux
 from workers.catalog import Catalog
 from workers.stop import set_manager_address
 from workers.worker import Pipes, Worker
 
+OOM_POINTS = 300
 _HIGHEST = 4096
 _DESCRIPTORS = 32
+
+
+def detach(warden: int, name: str) -> None:
+    """Make a fresh fork a process of its own, in a session of its own, that ends with the warden."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    linux.die_with_parent()
+    if os.getppid() != warden:  # it was too late for that
+        os._exit(1)
+    os.setsid()
+    linux.become_subreaper()
+    linux.set_process_name(name)
+    linux.prefer_for_oom(OOM_POINTS)
 
 
 def become_worker(

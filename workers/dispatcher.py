@@ -9,14 +9,15 @@ from itertools import count
 from time import monotonic
 
 from workers.backend import WorkerState
+from workers.held import Held
 from workers.job import AHEAD_S, Job
 from workers.killing import Executioner
 from workers.linux import resident_bytes
 from workers.loop import Loop
 from workers.messages import Command, Control
-from workers.process import Held, WorkerProcess
+from workers.process import WorkerProcess
 from workers.scheduler import Scheduler
-from workers.supervisor import PoolSettings
+from workers.settings import PoolSettings
 
 #: A lease that takes longer than this is called back, as far as it has not begun.
 RECALL_AFTER_S = 0.05

@@ -41,6 +41,7 @@ class Job:
         self.leases_out = 0
         self.has_begun = False
         self.is_stopping = False
+        self.has_settled = False
         self.stop_asked = 0.0
         self.kill_due: float | None = None
         self.kill_timer: Timer | None = None

@@ -7,7 +7,8 @@ from time import monotonic
 
 from workers.backend import Ending, Leftovers, Outcome
 from workers.failure import time_limit_error
-from workers.process import Held, WorkerProcess
+from workers.held import Held
+from workers.process import WorkerProcess
 from workers.tasks import write_error
 
 #: With this the interpreter begins the report of its own crash, on the worker's stderr.

@@ -7,8 +7,9 @@ from functools import partial
 from time import monotonic
 
 from workers.backend import Ending, WorkerState
+from workers.held import Doom, Held
 from workers.loop import Loop
-from workers.process import Doom, Held, WorkerProcess
+from workers.process import WorkerProcess
 from workers.supervisor import Supervisor
 
 #: A process stuck in a kernel call does not stand still; it is killed without a look.

@@ -6,10 +6,11 @@ from functools import partial
 from time import monotonic
 
 from workers.backend import Ending
+from workers.held import Held
 from workers.killing import Executioner
 from workers.loop import Loop
 from workers.messages import Command
-from workers.process import Held, WorkerProcess
+from workers.process import WorkerProcess
 
 #: Limits are kept to about this, and no finer.
 LOOK_EVERY_S = 0.001

@@ -21,21 +21,23 @@ from workers.backend import (
 from workers.dispatcher import Dispatcher
 from workers.errors import PoolClosed, PoolStartError
 from workers.events import BatchEvent
+from workers.held import Held
 from workers.job import Job, Pace
 from workers.judge import lost_outcome
 from workers.killing import Executioner
 from workers.limits import TimeLimits
 from workers.loop import Loop
-from workers.messages import MAX_NAME_BYTES, Command
-from workers.process import Held, WorkerProcess
+from workers.messages import MAX_NAME_BYTES
+from workers.process import WorkerProcess
 from workers.reports import Reports
-from workers.supervisor import PoolSettings, Supervisor
+from workers.settings import PoolSettings
+from workers.stops import Stops
+from workers.supervisor import Supervisor
 
 __all__ = ["Pool", "PoolSettings"]
 
 START_LIMIT_S = 120.0
 CLOSE_MARGIN_S = 10.0
-KILL_AGAIN_S = 0.02
 _FINE = (Ending.RETURNED, Ending.STOPPED)
 
 
@@ -61,6 +63,9 @@ class Pool:
             on_lease=self._leased,
             on_begun=self._begin,
             on_void=self.end_lease,
+        )
+        self._stops = Stops(
+            self._loop, self.staff, self._dispatcher, self._kills, on_settled=self._settle
         )
         self._limits = TimeLimits(self._loop, self._kills)
         self._jobs: dict[str, Job] = {}
@@ -186,6 +191,9 @@ class Pool:
 
     def _settle(self, job: Job) -> None:
         """Nothing of the batch runs any more, and nothing will."""
+        if job.has_settled:
+            return
+        job.has_settled = True
         self._dispatcher.withdraw(job)
         del self._jobs[job.id]
         job.listener.settled()
@@ -211,7 +219,7 @@ class Pool:
         if not order.fail_fast or job.is_stopping:
             return
         if any(outcome.ending not in _FINE for outcome in outcomes):
-            self._stop(job, None, StopCause.FAIL_FAST)
+            self._stops.stop(job, None, StopCause.FAIL_FAST)
 
     def end_lease(self, worker: WorkerProcess, held: Held) -> None:
         """The worker has nothing of this lease in hand any more."""
@@ -267,58 +275,14 @@ class Pool:
     def _stop_by_id(self, batch_id: str, grace_s: float | None, cause: StopCause | None) -> None:
         job = self._jobs.get(batch_id)
         if job is not None:
-            self._stop(job, grace_s, cause)
+            self._stops.stop(job, grace_s, cause)
 
     def _event_was_set(self, batch_id: str) -> None:
         self._loop.call(self._stop_by_id, batch_id, None, StopCause.EVENT_SET)
 
-    def _stop(self, job: Job, grace_s: float | None, cause: StopCause | None) -> None:
-        """Stop a batch; `cause` is None if the service asked. A repeat only shortens the grace."""
-        if not job.is_stopping:
-            self._begin_stop(job, cause)
-        if job.is_settled:
-            if job.id in self._jobs:
-                self._settle(job)
-        elif grace_s is not None:
-            due = job.stop_asked + grace_s
-            if job.kill_due is None or due < job.kill_due:
-                job.kill_due = due
-                if job.kill_timer is not None:
-                    self._loop.cancel(job.kill_timer)
-                job.kill_timer = self._loop.call_at(due, partial(self._kill_rest, job))
-
-    def _begin_stop(self, job: Job, cause: StopCause | None) -> None:
-        """Set the event where the batch runs; what has not begun never will."""
-        job.stop_asked = monotonic()
-        given_up = job.stop()
-        self._dispatcher.withdraw(job)
-        for worker in self.staff.workers.values():
-            # From the last one: once the first is stopped, the worker goes on to the next.
-            for held in reversed(worker.leases):
-                if held.job is job:
-                    self._dispatcher.call_back(worker, held, Command.STOP)
-        if cause is not None:
-            job.listener.stopping(cause)
-            self.staff.events.set_soon(job.id)
-        if given_up:
-            job.listener.ended(given_up)
-
-    def _kill_rest(self, job: Job) -> None:
-        """The grace is over: kill whatever of the batch still runs, and nothing else.
-
-        Again and again, because a worker may be about to begin with it, by reports not yet read.
-        """
-        if self._jobs.get(job.id) is not job:
-            return
-        for worker in list(self.staff.workers.values()):
-            if worker.held is not None and worker.held.job is job:
-                self._kills.condemn(worker, Ending.KILLED)
-        again = monotonic() + KILL_AGAIN_S
-        job.kill_timer = self._loop.call_at(again, partial(self._kill_rest, job))
-
     def _stop_all(self, grace_s: float) -> None:
         for job in list(self._jobs.values()):
-            self._stop(job, grace_s, None)
+            self._stops.stop(job, grace_s, None)
 
     def _wind_up(self, grace_s: float) -> None:
         """Stop every batch and start no worker any more."""

@@ -7,15 +7,14 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 
 from workers import messages
-from workers.backend import Ending, RunningTask, WorkerState, WorkerView
-from workers.job import Job
+from workers.backend import RunningTask, WorkerState, WorkerView
+from workers.held import Doom, Held
 from workers.linux import resident_bytes
-from workers.loop import READ, WRITE, Loop, Timer
-from workers.messages import Command, Lease, Report
+from workers.loop import READ, WRITE, Loop
+from workers.messages import Command, Report
 from workers.page import Page, create_page
 from workers.worker import Pipes
 
@@ -24,50 +23,6 @@ PIPE_BYTES = 1 << 20
 READ_BYTES = 1 << 16
 OUTPUT_KEPT_BYTES = 64 << 10
 _OUTPUT_READ_BYTES = 1 << 16
-
-
-class Held:
-    """A lease in a worker's hands. Tasks are run and reported in order, so a count says it all."""
-
-    __slots__ = (
-        "done",
-        "first_began",
-        "is_called_back",
-        "job",
-        "last_ended",
-        "lease",
-        "predicted_s",
-        "timer",
-        "told",
-        "until",
-    )
-
-    def __init__(self, job: Job, lease: Lease) -> None:
-        self.job = job
-        self.lease = lease
-        self.done = 0  # tasks reported
-        self.until = len(lease.indexes)  # less once the rest has been given back
-        self.is_called_back = False  # the worker was told to begin nothing more of it
-        self.predicted_s = self.until * job.task_s
-        self.timer: Timer | None = None  # of the batch's time limit
-        self.told = -1  # the position that was told that its time is up
-        self.first_began = 0.0
-        self.last_ended = 0.0
-
-    @property
-    def lasted_s(self) -> float:
-        """From the beginning of its first task to the end of the last one reported."""
-        return self.last_ended - self.first_began
-
-
-@dataclass(slots=True, eq=False)
-class Doom:
-    """Why a worker is to be killed: for which lease, and what its task will have ended as."""
-
-    ending: Ending
-    held: Held
-    position: int | None  # of the task it is killed for; None: whatever it has of its lease
-    is_carried_out: bool = False
 
 
 class WorkerProcess:

@@ -9,10 +9,11 @@ from typing import Protocol
 
 from workers.backend import Ending, Leftovers, Outcome, WorkerState
 from workers.errors import BrokenFrame
+from workers.held import Held
 from workers.job import Job
 from workers.loop import Loop
 from workers.messages import Flag, Kind, Report
-from workers.process import Held, WorkerProcess
+from workers.process import WorkerProcess
 
 log = logging.getLogger("quiesce.pool")
 

@@ -8,8 +8,7 @@ import secrets
 import select
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import count
 from time import monotonic
 from typing import Protocol
@@ -19,8 +18,8 @@ from workers.backend import WorkerState
 from workers.events import Events, manager_address
 from workers.link import WardenLink
 from workers.loop import READ, Loop
-from workers.page import MAX_LEASE_TASKS
 from workers.process import WorkerProcess
+from workers.settings import PoolSettings
 
 log = logging.getLogger("quiesce.pool")
 
@@ -33,25 +32,6 @@ LEAVE_LIMIT_S = 5.0
 GONE_LIMIT_S = 5.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """What a pool needs to know; times in seconds, sizes in bytes."""
-
-    workers: int
-    modules: tuple[str, ...] = ("workers.examples",)
-    max_tasks_per_worker: int | None = None
-    max_worker_rss_bytes: int | None = None
-    max_result_bytes: int = 128 << 20
-    max_lease_tasks: int = 4096
-    shutdown_grace_s: float = 10.0
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raises ValueError."""
-        if not 1 <= self.max_lease_tasks <= MAX_LEASE_TASKS:
-            raise ValueError(f"max_lease_tasks must be from 1 to {MAX_LEASE_TASKS}")
 
 
 class Host(Protocol):

@@ -22,12 +22,11 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from workers import events, leftovers, linux, wire
-from workers.birth import become_worker
+from workers.birth import become_worker, detach
 from workers.catalog import Catalog
 from workers.errors import CatalogError
 from workers.worker import Pipes
 
-OOM_POINTS = 300
 #: After this long a killed process is reported as one that even SIGKILL cannot end.
 STRAYS_WAIT_S = 5.0
 REAP_EVERY_S = 0.02
@@ -178,16 +177,7 @@ class Warden:
         if pid:
             return pid
         try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            linux.die_with_parent()
-            if os.getppid() != self._pid:
-                os._exit(1)
-            os.setsid()
-            linux.become_subreaper()
-            linux.set_process_name(name)
-            linux.prefer_for_oom(OOM_POINTS)
+            detach(self._pid, name)
             self._selector.close()
             for end in (self._service, self._signals, self._wakeup):
                 end.close()

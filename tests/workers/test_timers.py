@@ -12,7 +12,7 @@ from time import monotonic
 
 import pytest
 
-from tests.workers.test_loop import LIMIT_S, on
+from tests.workers.test_loop import LATE_S, LIMIT_S, on, run_together
 from workers import loop as loop_module
 from workers.loop import MAX_CANCELLED, Loop, Timer
 
@@ -143,3 +143,31 @@ def test_cancelled_timers_do_not_pile_up(patient: None, loop: Loop) -> None:
     assert len(loop._timers) <= 2 * MAX_CANCELLED + 10
     assert done.wait(LIMIT_S)
     assert made == [0, 1, 2]
+
+
+@pytest.mark.parametrize("every_s", [None, 0.000_5, 0.001_1])
+def test_a_call_in_no_hurry_is_not_lost(patient: None, loop: Loop, every_s: float | None) -> None:
+    """It may ride on a timer that is about to wake the loop; without one it wakes the loop itself."""
+    calls, latencies = 500, list[float]()
+    ended = threading.Event()
+
+    def tick() -> None:
+        if every_s is not None and not ended.is_set():
+            loop.call_at(monotonic() + every_s, tick)
+
+    def caller() -> None:
+        for _ in range(calls):
+            made = threading.Lock()
+            made.acquire()
+            asked = monotonic()
+            loop.call_soon(made.release)
+            if not made.acquire(timeout=LIMIT_S):
+                return
+            latencies.append(monotonic() - asked)
+
+    loop.call(tick)
+    run_together([caller] * 3)
+    ended.set()
+
+    assert len(latencies) == 3 * calls
+    assert sorted(latencies)[-calls // 100] < LATE_S
