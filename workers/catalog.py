@@ -76,7 +76,7 @@ def import_module(name: str) -> ModuleType:
     """Import one task module. Raises CatalogError with the reason."""
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a main guard ends itself
         reason = f"{type(error).__name__}: {error}"
         raise CatalogError(f"task module {name!r} cannot be imported: {reason}") from error
 

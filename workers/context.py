@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from time import monotonic
 
@@ -56,8 +55,9 @@ class Progress:
 
 
 def _write(progress: dict[str, object]) -> bytes:
-    """As JSON: non-numbers become null, and a lone surrogate, as in odd file names, is escaped."""
+    """As JSON: non-numbers become null, and a lone surrogate, as in odd file names, is replaced."""
     try:
         return pydantic_core.to_json(progress, inf_nan_mode="null")
     except pydantic_core.PydanticSerializationError:
-        return json.dumps(progress).encode("ascii")
+        message = str(progress["message"]).encode("utf-8", "replace").decode()
+        return pydantic_core.to_json({**progress, "message": message}, inf_nan_mode="null")

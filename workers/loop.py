@@ -149,8 +149,10 @@ class Loop:
             function, arguments = calls.popleft()
             self._make(function, *arguments)
         now = monotonic()
-        while self._timers and self._timers[0][0] <= now:  # one set anew waits for the next turn
-            _, _, timer = heapq.heappop(self._timers)
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:  # one that sets itself anew, even for the past, waits for the next turn
             call, timer.call = timer.call, None
             if call is not None:
                 self._make(call)

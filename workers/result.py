@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 from workers.backend import Ending, Outcome, StopCause
 from workers.errors import TaskFailed
+
+log = logging.getLogger("quiesce.pool")
 
 _NONE = b"null"
 _FINE = (Ending.RETURNED, Ending.STOPPED)
@@ -75,7 +78,10 @@ class AsyncResult:
             self._is_resolved = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:  # one waiter's trouble must not strand the others
+                log.exception("a waiter could not be told that its batch has ended")
 
     def when_ready(self, callback: Callable[[], object]) -> None:
         """Call `callback` once ready: on the resolving thread, or at once if it is ready already."""

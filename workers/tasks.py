@@ -11,7 +11,6 @@ from typing import Any, NotRequired, TypeVar, cast, get_type_hints, overload
 
 import pydantic_core
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from typing_extensions import TypedDict
 
 from workers.context import Progress
@@ -101,19 +100,14 @@ def describe(function: Callable[..., Any], module: str) -> TaskSpec:
         raise CatalogError(f"{where}: async tasks are not supported yet")
     try:
         hints = get_type_hints(function, include_extras=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CatalogError(f"{where}: its annotations cannot be resolved: {error}") from error
     fields, defaults, injected = _parameters(function, hints, where)
     try:
         parameters = _adapter_of_parameters(name, fields)
         result = _adapter_of_result(hints.get("return", Any))
         schema = _schema(parameters, fields, defaults)
-    except (
-        PydanticSchemaGenerationError,
-        PydanticUndefinedAnnotation,
-        PydanticUserError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # types bring code of their own, which may raise anything
         raise CatalogError(f"{where}: pydantic cannot handle its types: {error}") from error
     doc = inspect.getdoc(function) or ""
     return TaskSpec(
@@ -181,7 +175,9 @@ def _schema(
             written = json.loads(TypeAdapter(hint).dump_json(default, warnings=False))
         except (ValueError, TypeError):
             continue  # a default that JSON cannot show is still used, only not shown
-        schema["properties"][name].setdefault("default", written)
+        shown = schema["properties"].get(name)  # an alias is shown under that name
+        if shown is not None:
+            shown.setdefault("default", written)
     return schema
 
 
@@ -200,8 +196,12 @@ def _refuse_non_numbers(text: bytes) -> None:
 
 
 def write_error(error: Mapping[str, object]) -> bytes:
-    """An error object as JSON; lone surrogates and the like are replaced, never refused."""
+    """An error object as JSON; lone surrogates are replaced, so that every reader takes it."""
     try:
         return pydantic_core.to_json(error)
     except ValueError:
-        return json.dumps(error).encode("ascii")
+        return pydantic_core.to_json({name: _printable(value) for name, value in error.items()})
+
+
+def _printable(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

@@ -284,4 +284,4 @@ def test_an_error_object_can_always_be_written(text: str) -> None:
     """A failure that cannot be reported would look like a lost worker."""
     written: dict[str, Any] = json.loads(write_error({"type": "E", "message": text}))
 
-    assert written == {"type": "E", "message": text}
+    assert written == {"type": "E", "message": text.encode("utf-8", "replace").decode()}
