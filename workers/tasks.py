@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypeVar, cast, get_type_hints, overload
 
 import pydantic_core
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from workers.context import Progress
@@ -62,7 +62,7 @@ class TaskSpec:
     schema: dict[str, Any]  # JSON schema of the parameters
     injected: Mapping[str, type]  # parameter name -> what the worker passes there
     parameters: TypeAdapter[dict[str, Any]]
-    result: TypeAdapter[Any]
+    result: TypeAdapter[Any]  # of a list with the one result
     # The adapters' own methods, past a wrapper that costs more than the work on a small item.
     validate: Callable[[bytes], dict[str, Any]]
     dump: Callable[..., bytes]
@@ -77,9 +77,12 @@ class TaskSpec:
             ) from None
 
     def write(self, value: object) -> bytes:
-        """A result as JSON, by the return annotation. Raises ResultNotJson."""
+        """A result as JSON, by the return annotation. Raises ResultNotJson.
+
+        A pydantic model decides by its own config how NaN and Infinity are written: as null, mostly.
+        """
         try:
-            text = self.dump(value, warnings=False)
+            text = self.dump([value], warnings=False)[1:-1]
         except (ValueError, TypeError, RecursionError) as error:
             raise ResultNotJson(str(error)) from None
         # Cheap tests first: few results have a capital N or I, fewer still one of these words.
@@ -159,10 +162,8 @@ def _adapter_of_parameters(name: str, fields: dict[str, Any]) -> TypeAdapter[dic
 def _adapter_of_result(annotation: Any) -> TypeAdapter[Any]:
     """Non-numbers are written out, not made null, so that `TaskSpec.write` can refuse them."""
     wanted: Any = Any if annotation is None else annotation
-    try:
-        return TypeAdapter(wanted, config=ConfigDict(ser_json_inf_nan="constants"))
-    except PydanticUserError:  # a model, dataclass or typed dictionary brings its own config
-        return TypeAdapter(wanted)
+    # Behind a list, a dataclass or typed dictionary takes this config too; a model keeps its own.
+    return TypeAdapter(list[wanted], config=ConfigDict(ser_json_inf_nan="constants"))
 
 
 def _schema(
