@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pytest
+from typing_extensions import TypedDict
 
 from workers import task
 from workers.errors import ResultNotJson
