@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from workers.messages import MAX_PAYLOAD_BYTES
+
 PREFIX = "QUIESCE_"
 MAX_STOP_WAIT_S = 600.0
 NEVER = "never"
@@ -116,6 +118,7 @@ class Settings(BaseSettings):
     )
     max_result_bytes: Size = Field(
         ByteSize(128 * 2**20),
+        le=MAX_PAYLOAD_BYTES,
         description="Largest result of one task, in bytes or with a unit; a longer one fails its "
         "task (ResultTooLarge).",
     )

@@ -41,7 +41,6 @@ class WorkerProcess:
         self.is_muted = False
         self.is_listening = True
         self.tasks_done = 0
-        self.rss_bytes = 0
         self.measured = 0.0
         self.heard = 0.0  # when its reports were last read
         self.leases: deque[Held] = deque()  # in the order in which they are worked off
@@ -52,24 +51,13 @@ class WorkerProcess:
         self._unread = bytearray()
         self._unsent: list[bytes | memoryview] = []
         self._is_sending = False  # the loop is waiting for room in the pipe
-        opened: list[int] = []
-        try:
-            opened.append(page := create_page())
-            for _ in range(3):
-                opened += os.pipe2(os.O_CLOEXEC)
-            opened += [end.detach() for end in socket.socketpair()]
-            self.page = Page(page)
-        except OSError:  # no descriptors left
-            for fd in opened:
-                os.close(fd)
-            raise
-        _, leases, self._leases, self._reports, reports, self._output, output, *control = opened
-        self._control, theirs = control
-        self.theirs = Pipes(leases, reports, theirs, page, output)
+        ours, self.theirs = _open_pipes()
+        self._leases, self._reports, self._control, page, self._output = ours
+        self.page = Page(page)
         for fd in (self._leases, self._reports, self._output, self._control):
             os.set_blocking(fd, False)
         for fd in (self._leases, self._reports):
-            with suppress(OSError):  # over the user's limit: the usual 64 KiB will do
+            with suppress(OSError):  # over the user's limit: it stays as small as it is
                 _set_pipe_size(fd, PIPE_BYTES)
 
     @property
@@ -267,6 +255,25 @@ class WorkerProcess:
         if not text:
             self._loop.unwatch(self._output)
         self.output = (self.output + text)[-OUTPUT_KEPT_BYTES:]
+
+
+def _open_pipes() -> tuple[Pipes, Pipes]:
+    """Our ends and the worker's; the page is one and the same. Raises OSError, leaving none open."""
+    opened: list[int] = []
+    try:
+        opened.append(create_page())
+        for _ in range(3):
+            opened += os.pipe2(os.O_CLOEXEC)
+        opened += [end.detach() for end in socket.socketpair()]
+    except OSError:  # no descriptors left
+        for fd in opened:
+            os.close(fd)
+        raise
+    page, leases, our_leases, our_reports, reports, our_output, output, our_control, control = (
+        opened
+    )
+    ours = Pipes(our_leases, our_reports, our_control, page, our_output)
+    return ours, Pipes(leases, reports, control, page, output)
 
 
 def _set_pipe_size(fd: int, count: int) -> None:

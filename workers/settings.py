@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.messages import MAX_PAYLOAD_BYTES
 from workers.page import MAX_LEASE_TASKS
 
 
@@ -25,3 +26,5 @@ class PoolSettings:
         """Raises ValueError."""
         if not 1 <= self.max_lease_tasks <= MAX_LEASE_TASKS:
             raise ValueError(f"max_lease_tasks must be from 1 to {MAX_LEASE_TASKS}")
+        if self.max_result_bytes > MAX_PAYLOAD_BYTES:
+            raise ValueError(f"max_result_bytes must be at most {MAX_PAYLOAD_BYTES}")

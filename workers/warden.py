@@ -135,9 +135,8 @@ class Warden:
             self._tell({"say": "exited", "worker": number, "status": 1, "unkillable": []})
             return
         finally:
-            if os.getpid() == self._pid:
-                for descriptor in pipes:
-                    os.close(descriptor)
+            for descriptor in pipes:
+                os.close(descriptor)
         self._children[number] = Child(number, pid)
         handle = os.pidfd_open(pid)
         self._tell({"say": "forked", "worker": number, "pid": pid}, [handle])

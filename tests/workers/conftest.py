@@ -1,4 +1,4 @@
-"""A pool of two workers for each test that wants one."""
+"""What many tests of the pool want: a pool of two workers, or only its loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.workers.driver import Driver, running_pool
+from tests.workers.driver import LIMIT_S, Driver, running_pool
+from workers.loop import Loop
 
 
 @pytest.fixture
@@ -14,3 +15,14 @@ def pool() -> Iterator[Driver]:
     """Two workers; everything they started must be gone afterwards."""
     with running_pool() as driver:
         yield driver
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """A loop whose thread runs."""
+    loop = Loop("test")
+    loop.start()
+    yield loop
+    loop.call(loop.end)
+    assert loop.join(LIMIT_S)
+    loop.close()

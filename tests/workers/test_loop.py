@@ -19,17 +19,6 @@ LATE_S = 0.1
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    """A loop whose thread runs."""
-    loop = Loop("test")
-    loop.start()
-    yield loop
-    loop.call(loop.end)
-    assert loop.join(LIMIT_S)
-    loop.close()
-
-
-@pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     """A pipe's two ends."""
     read_end, write_end = os.pipe()

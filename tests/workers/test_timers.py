@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from functools import partial
 from random import Random
 from time import monotonic
@@ -15,17 +14,6 @@ import pytest
 from tests.workers.test_loop import LATE_S, LIMIT_S, on, run_together
 from workers import loop as loop_module
 from workers.loop import MAX_CANCELLED, Loop, Timer
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    """A loop whose thread runs."""
-    loop = Loop("test")
-    loop.start()
-    yield loop
-    loop.call(loop.end)
-    assert loop.join(LIMIT_S)
-    loop.close()
 
 
 @pytest.fixture
