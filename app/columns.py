@@ -1,40 +1,51 @@
-"""What became of the tasks of one batch, in columns: a few bytes per task that has not ended."""
+"""What became of the tasks of one batch, packed: a few bytes per task that has not ended."""
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
+import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import accumulate
 from mmap import mmap
 from typing import NamedTuple
 
 from app.lifecycle import TaskState, task_state
-from workers.backend import Ending, Leftovers, Outcome
+from workers.backend import Ending, Outcome, Remarks
 
-#: A task's state in one byte; 0 is a task without an outcome.
-_STATES = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.STOPPED, TaskState.KILLED)
+#: A task's state in one byte; 0 is a task without an outcome. Skipped comes last: it never ran.
+_STATES = (
+    TaskState.SUCCEEDED,
+    TaskState.FAILED,
+    TaskState.STOPPED,
+    TaskState.KILLED,
+    TaskState.SKIPPED,
+)
 _CODES = {state: code for code, state in enumerate(_STATES, start=1)}
 _NO_OUTCOME = 0
+_SKIPPED = _CODES[TaskState.SKIPPED]
 _BY_ENDING = {
-    (ending, noticed): _CODES[task_state(ending, noticed)]
-    for ending in Ending
+    noticed: {ending: _CODES[task_state(ending, noticed)] for ending in Ending}
     for noticed in (False, True)
 }
+
+#: A task that has ended, but for its payload: began, ended, noticed, where its payload ends among
+#: all payloads, index, attempt, pid, remarks.
+_ROW = struct.Struct("=dddQIIiB")
+_END, _INDEX = 3, 4
+#: Of such a row, when the task ended and its index.
+_ENDED_AND_INDEX = struct.Struct(f"=8xd16xI{_ROW.size - 36}x")
 
 _LARGE_BYTES = 1 << 18
 #: How many tasks one look for the next match covers.
 _SCAN = 1 << 16
 
-#: Bytes that one ended task takes besides its payload: three times, pid, attempt, end, leftovers.
-ROW_BYTES = 3 * 8 + 4 + 4 + 8 + 1
+#: Bytes that one ended task takes besides its payload.
+ROW_BYTES = _ROW.size
 #: Bytes that every task takes once the first one has ended: its state and its row.
 TASK_BYTES = 1 + 4
 
 
 class Row(NamedTuple):
-    """One task that has ended. Times are seconds on the machine's monotonic clock."""
+    """One task that has ended, or alone was skipped. Times are seconds on the monotonic clock."""
 
     index: int  # type: ignore[assignment]  # tuple.index is never used here
     state: TaskState
@@ -43,41 +54,27 @@ class Row(NamedTuple):
     ended: float
     noticed: float  # 0.0 if it never saw its event set
     pid: int
-    leftovers: Leftovers
+    remarks: Remarks
     payload: bytes
 
 
 class Columns:
-    """The outcomes of `total` tasks, a row each in the order they came in.
+    """The outcomes of `total` tasks, a packed row each in the order they came in.
 
     Not locked: whoever owns it does that.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_began",
-        "_ended",
-        "_ends",
-        "_index",
-        "_leftovers",
-        "_noticed",
-        "_pids",
-        "_row_of",
-        "_states",
-        "_text",
-        "counts",
-        "total",
-    )
+    __slots__ = ("_row_of", "_rows", "_states", "_text", "counts", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.counts: Counter[TaskState] = Counter()
-        # A batch that is stopped before anything of it ended never needs the columns.
+        self.counts: dict[TaskState, int] = {}
+        # A batch that is stopped before anything of it ended never needs the rest.
         self._states: bytearray | None = None
 
     def __len__(self) -> int:
         """How many tasks have ended."""
-        return len(self._ends) if self._states is not None else 0
+        return len(self._rows) // ROW_BYTES if self._states is not None else 0
 
     @property
     def payload_bytes(self) -> int:
@@ -93,34 +90,33 @@ class Columns:
 
     def append(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Add a row for each task that has none yet; gives the outcomes that were refused."""
-        states = self._made()
-        refused: Sequence[Outcome] = ()
-        indexes = [outcome.index for outcome in outcomes]
-        if any(map(states.__getitem__, indexes)) or len(set(indexes)) < len(indexes):
-            outcomes, refused = self._first_of_each(outcomes)
-            if not outcomes:
-                return refused
-        index, attempt, ending, payload, began, ended, noticed, pid, leftovers = zip(
-            *outcomes, strict=True
-        )
-        codes = bytes(map(_BY_ENDING.__getitem__, zip(ending, map(bool, noticed), strict=True)))
-        row_of, first = self._row_of, len(self._ends)
-        for row, (at, code) in enumerate(zip(index, codes, strict=True), start=first):
-            states[at] = code
-            row_of[at] = row
-        self._index.extend(index)
-        self._attempts.extend(attempt)
-        self._began.extend(began)
-        self._ended.extend(ended)
-        self._noticed.extend(noticed)
-        self._pids.extend(pid)
-        self._leftovers.extend(leftovers)
-        size = len(self._text)
-        self._text += b"".join(payload)
-        self._ends.extend([size + end for end in accumulate(map(len, payload))])
-        for code, count in Counter(codes).items():
-            self.counts[_STATES[code - 1]] += count
+        states, row_of, pack = self._made(), self._row_of, _ROW.pack
+        refused, rows, payloads = [], [], []
+        tally: dict[int, int] = {}
+        number, end = len(self), len(self._text)
+        for outcome in outcomes:
+            index, attempt, ending, payload, began, ended, noticed, pid, remarks = outcome
+            if states[index]:
+                refused.append(outcome)
+                continue
+            code = _BY_ENDING[noticed > 0][ending]
+            states[index], row_of[index] = code, number
+            number += 1
+            end += len(payload)
+            rows.append(pack(began, ended, noticed, end, index, attempt, pid, remarks))
+            payloads.append(payload)
+            tally[code] = tally.get(code, 0) + 1
+        self._rows += b"".join(rows)
+        self._text += b"".join(payloads)
+        for code, count in tally.items():
+            state = _STATES[code - 1]
+            self.counts[state] = self.counts.get(state, 0) + count
         return refused
+
+    def skip(self, index: int, now: float) -> None:
+        """Note that a task will never start, unless it has an outcome."""
+        if self.state(index) is None:
+            self.append([Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)])
 
     def state(self, index: int) -> TaskState | None:
         """The final state of a task, or None if it has no outcome."""
@@ -130,25 +126,31 @@ class Columns:
     def row(self, index: int) -> Row | None:
         """A task that has ended, or None."""
         state = self.state(index)
-        return None if state is None else self._row(self._row_of[index], index, state)
+        return None if state is None else self._row(self._row_of[index], state)
 
     def rows_from(self, first: int) -> Iterator[Row]:
         """The tasks that ended, from the `first`-th on, in the order they came in."""
         for number in range(first, len(self)):
-            row = self.row(self._index[number])
-            assert row is not None
-            yield row
+            index = _ROW.unpack_from(self._rows, number * ROW_BYTES)[_INDEX]
+            state = self.state(index)
+            assert state is not None
+            yield self._row(number, state)
 
     def count_late(self, first: int, moment: float) -> int:
-        """How many of the rows from the `first`-th on ended at or after `moment`."""
-        return 0 if self._states is None else sum(map(moment.__le__, self._ended[first:]))
+        """How many of the tasks of the rows from the `first`-th on ran until `moment` or later."""
+        if self._states is None:
+            return 0
+        states = self._states
+        late = _ENDED_AND_INDEX.iter_unpack(self._rows[first * ROW_BYTES :])
+        return sum(ended >= moment and states[index] != _SKIPPED for ended, index in late)
 
     def next_ended(self, start: int, stop: int, before: int) -> list[int]:
-        """Indexes in [start, stop) of the tasks among the first `before` that ended."""
+        """Indexes in [start, stop) of the tasks that ran, among the first `before` that ended."""
         if self._states is None:
             return []
         row_of = self._row_of
-        found = [at for at, code in enumerate(self._states[start:stop], start) if code]
+        codes = enumerate(self._states[start:stop], start)
+        found = [at for at, code in codes if _NO_OUTCOME < code < _SKIPPED]
         return [at for at in found if row_of[at] < before]
 
     def find(
@@ -186,45 +188,20 @@ class Columns:
                 at = marks.find(1, at + 1)
 
     def _made(self) -> bytearray:
-        """The states, made with all other columns when the first task has ended."""
+        """The states, made with everything else when the first task has ended."""
         if self._states is None:
             self._states = bytearray(self.total)
             self._row_of = _zeros(self.total)
-            self._index = array("I")
-            self._attempts = array("I")
-            self._began, self._ended, self._noticed = array("d"), array("d"), array("d")
-            self._pids = array("i")
-            self._leftovers = bytearray()
+            self._rows = bytearray()
             self._text = bytearray()
-            self._ends = array("Q")
         return self._states
 
-    def _first_of_each(
-        self, outcomes: Sequence[Outcome]
-    ) -> tuple[Sequence[Outcome], Sequence[Outcome]]:
-        assert self._states is not None
-        kept: dict[int, Outcome] = {}
-        refused = []
-        for outcome in outcomes:
-            if self._states[outcome.index] or outcome.index in kept:
-                refused.append(outcome)
-            else:
-                kept[outcome.index] = outcome
-        return list(kept.values()), refused
-
-    def _row(self, row: int, index: int, state: TaskState) -> Row:
-        start = self._ends[row - 1] if row else 0
-        return Row(
-            index,
-            state,
-            self._attempts[row],
-            self._began[row],
-            self._ended[row],
-            self._noticed[row],
-            self._pids[row],
-            Leftovers(self._leftovers[row]),
-            bytes(self._text[start : self._ends[row]]),
-        )
+    def _row(self, number: int, state: TaskState) -> Row:
+        at = number * ROW_BYTES
+        began, ended, noticed, end, index, attempt, pid, remarks = _ROW.unpack_from(self._rows, at)
+        start = _ROW.unpack_from(self._rows, at - ROW_BYTES)[_END] if number else 0
+        payload = bytes(self._text[start:end])
+        return Row(index, state, attempt, began, ended, noticed, pid, Remarks(remarks), payload)
 
 
 def _zeros(count: int) -> memoryview[int]:
@@ -235,7 +212,8 @@ def _zeros(count: int) -> memoryview[int]:
     return memoryview(mmap(-1, size) if size > _LARGE_BYTES else bytearray(size)).cast("I")
 
 
-#: For `AsyncResult`, which asks how a task ended: all it tells apart is value, error and kill.
+#: For `AsyncResult`, which asks how a task ended: all it tells apart is value, error and kill. What
+#: was skipped never started, and has no ending.
 ENDING_OF: Mapping[TaskState, Ending] = {
     TaskState.SUCCEEDED: Ending.RETURNED,
     TaskState.STOPPED: Ending.STOPPED,

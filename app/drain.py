@@ -12,7 +12,7 @@ from workers.backend import Backend
 
 log = logging.getLogger("quiesce.drain")
 
-#: From the end of the grace to the last outcome: kills, reaping, a shield.
+#: From the last kill to the last outcome: reaping, reading, settling.
 SETTLE_MARGIN_S = 5.0
 
 
@@ -23,8 +23,12 @@ class Drain:
     receipts; `close` begins it if nobody did.
     """
 
-    def __init__(self, service: Service, backend: Backend, grace_s: float) -> None:
+    def __init__(
+        self, service: Service, backend: Backend, grace_s: float, max_shield_s: float
+    ) -> None:
+        """max_shield_s: how much longer a kill waits for a task in a critical section."""
         self._service, self._backend, self._grace_s = service, backend, grace_s
+        self._limit_s = grace_s + max_shield_s + SETTLE_MARGIN_S
         self._task: asyncio.Task[None] | None = None
         self._deadline = 0.0
 
@@ -60,7 +64,7 @@ class Drain:
         live = len(self._service.registry)
         log.info("shutting down; stopping %d batches, grace %g s", live, self._grace_s)
         try:
-            await self._service.drain(self._grace_s + SETTLE_MARGIN_S)
+            await self._service.drain(self._limit_s)
         except Exception:
             # Whatever it was, the processes end all the same, and the exit code is not this one's.
             log.exception("the drain went wrong")

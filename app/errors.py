@@ -99,11 +99,13 @@ class BodyNotJson(QuiesceError):
 
 
 class NotJsonMediaType(QuiesceError):
-    """The body is announced as something else than JSON in UTF-8."""
+    """The body is announced as something else than JSON or lines of JSON, in UTF-8."""
 
     def __init__(self, announced: str | None) -> None:
         what = f"not {announced!r}" if announced else "and there was no Content-Type"
-        super().__init__(f"the body must be announced as application/json, {what}")
+        super().__init__(
+            f"the body must be announced as application/json or application/x-ndjson, {what}"
+        )
         self.announced = announced
 
 

@@ -15,7 +15,7 @@ _WORKS = frozenset({WorkerState.IDLE, WorkerState.BUSY})
 
 def reasons_not_alive(service: Service) -> list[str]:
     """Why the service should be started again; that this is answered proves the event loop turns."""
-    stale_s = monotonic() - service.backend.view().turned
+    stale_s = monotonic() - service.backend.turned
     if stale_s <= STALE_AFTER_S:
         return []
     return [f"the pool's thread has not gone round for {stale_s:.0f} s"]

@@ -1,282 +1,53 @@
-"""The body of POST /batches: read in slices, every item checked, nothing kept twice."""
+"""The body of POST /batches: its headers looked at, then read as JSON or as NDJSON."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from difflib import get_close_matches
 from email.message import Message
 
 from fastapi import Request
-from pydantic import ValidationError
-from pydantic_core import from_json
 
-from app.errors import (
-    BodyEncoded,
-    BodyNotJson,
-    BodyTooLarge,
-    FieldError,
-    NotJsonMediaType,
-    RequestInvalid,
-    UnknownTask,
-)
-from app.item_intake import ItemIntake, mistakes_in
-from app.json_pointer import pointer
-from app.json_stream import JsonStream
-from app.schemas import BatchFields, BatchOptions, NewBatch
+from app.draft import Draft, IntakeLimits
+from app.errors import BodyEncoded, BodyTooLarge, NotJsonMediaType
+from app.json_intake import read_json
+from app.line_intake import read_lines
 from workers.catalog import Catalog
-from workers.items import Items
-from workers.tasks import TaskSpec
 
-#: Mistakes in the body's own members that are named before reading on makes no sense.
-MAX_BAD_MEMBERS = 20
-#: Of a name that no task has.
-MAX_SHOWN_CHARS = 100
-#: Everything but the items: the longest labels, fully escaped, fit.
-FIELD_BYTES = 1 << 17
-#: Items between two looks at the clock.
-STEP_ITEMS = 128
-#: A body of at most so many bytes is read in one go: that takes less than a slice.
-SMALL_BYTES = 1 << 12
-
-_MEMBERS = tuple(NewBatch.model_fields)
-
-
-@dataclass(frozen=True, slots=True)
-class IntakeLimits:
-    """How much is read, and how long the event loop may be kept at a time."""
-
-    body_bytes: int = 64 << 20
-    item_bytes: int = 1 << 20
-    slice_s: float = 0.005
-    window_bytes: int = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A new batch whose every item fits its task."""
-
-    task: TaskSpec
-    items: Items
-    name: str | None
-    labels: dict[str, str]
-    options: BatchOptions
+JSON = "application/json"
+#: As the specification has it, its name without the x, and what JSON Lines says of itself.
+LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+_UTF8 = ("utf-8", "us-ascii")
 
 
 async def read_draft(request: Request, catalog: Catalog, limits: IntakeLimits) -> Draft:
-    """The new batch in a request's body, read and checked in slices of `limits.slice_s`.
+    """The new batch in a request, read and checked in slices that nobody else can feel.
 
     raises  NotJsonMediaType, BodyEncoded, BodyTooLarge, BodyNotJson, UnknownTask, RequestInvalid;
             ClientDisconnect if the client hangs up first
     """
-    check_headers(request, limits.body_bytes)
-    stream = JsonStream(
-        request.receive,
-        limit_bytes=limits.body_bytes,
-        slice_s=limits.slice_s,
-        window_bytes=limits.window_bytes,
-    )
-    if await stream.arrives_whole(SMALL_BYTES):
-        draft = _read_at_once(stream, catalog, limits)
-        if draft is not None:
-            return draft
-        stream.start_over()
-    return await _Reader(stream, catalog, limits).read()
+    if check_headers(request, limits.body_bytes) == JSON:
+        return await read_json(request, catalog, limits)
+    return await read_lines(request, catalog, limits)
 
 
-def check_headers(request: Request, limit_bytes: int) -> None:
-    """Refuse a body by its announcement, before a byte of it is read."""
+def check_headers(request: Request, limit_bytes: int) -> str:
+    """The body's media type; refuses a body by its announcement, before a byte of it is read."""
     # The names are in lower case; `request.headers` would search the list each time.
     headers = dict(request.scope["headers"])
     announced = headers.get(b"content-type")
-    if announced != b"application/json" and not _is_json(announced):
-        raise NotJsonMediaType(announced.decode("latin-1") if announced else None)
+    media_type = JSON if announced == b"application/json" else _media_type(announced)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         raise BodyEncoded(encoding.decode("latin-1"))
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit_bytes:
         raise BodyTooLarge(limit_bytes)
+    return media_type
 
 
-def _is_json(announced: bytes | None) -> bool:
+def _media_type(announced: bytes | None) -> str:
     message = Message()
     message["content-type"] = announced.decode("latin-1") if announced else "none"
-    charset = message.get_content_charset("utf-8")
-    return message.get_content_type() == "application/json" and charset in ("utf-8", "us-ascii")
-
-
-def _read_at_once(stream: JsonStream, catalog: Catalog, limits: IntakeLimits) -> Draft | None:
-    """The draft in a small body that is here whole; None if it needs a closer look.
-
-    For the many small batches: `_Reader` takes twice as long, and knows what to say.
-    """
-    items = ItemIntake(limits.item_bytes)
-    try:
-        members, texts = _split(stream)
-        fields = BatchFields.model_validate_json(_object(members))
-        if not texts or fields.task not in catalog:
-            return None
-        task = catalog[fields.task]
-        items.know(task)
-        items.add(texts)
-    except (BodyNotJson, RequestInvalid, ValidationError):
-        return None
-    if items.mistakes:
-        return None
-    return Draft(task, items.finish(), fields.name, dict(fields.labels), fields.options)
-
-
-def _split(stream: JsonStream) -> tuple[dict[str, bytes], list[bytes]]:
-    """The members but for the items, and the items: none if anything is out of the ordinary.
-
-    raises  BodyNotJson, RequestInvalid
-    """
-    members: dict[str, bytes] = {}
-    texts: list[bytes] = []
-    stream.take("{")
-    mark = ","
-    while mark == ",":
-        name = stream.key()
-        if name not in _MEMBERS or name in members or (name == "items" and texts):
-            return members, []
-        if name == "items":
-            stream.take("[")
-            texts, is_last = stream.elements(SMALL_BYTES)
-            if not is_last:
-                return members, []
-        else:
-            members[name] = stream.value(name, FIELD_BYTES)
-        mark = stream.take(",}")
-    stream.end()
-    return members, texts
-
-
-def _object(members: dict[str, bytes]) -> bytes:
-    """One JSON object of members as they were sent."""
-    return b"{%b}" % b",".join(
-        [b'"%b":%b' % (name.encode(), text) for name, text in members.items()]
-    )
-
-
-class _Reader:
-    """One body under way."""
-
-    def __init__(self, stream: JsonStream, catalog: Catalog, limits: IntakeLimits) -> None:
-        self._stream, self._catalog, self._limits = stream, catalog, limits
-        self._task: TaskSpec | None = None
-        self._items = ItemIntake(limits.item_bytes)
-        self._seen: set[str] = set()
-        self._fields: dict[str, bytes] = {}  # everything but the items, as sent
-        self._mistakes: list[FieldError] = []
-
-    async def read(self) -> Draft:
-        """The draft. Raises RequestInvalid with every mistake in it."""
-        stream = self._stream
-        opening = await stream.read(stream.peek)
-        if not opening:
-            raise BodyNotJson("it is empty")
-        if opening != "{":
-            if opening != "[":  # whatever is in an array, it is not what is wanted
-                await self._value("")
-                await stream.read(stream.end)
-            raise RequestInvalid([FieldError("", "Input should be an object")])
-        await self._read_members()
-        await stream.read(stream.end)
-        while self._items.check_some(STEP_ITEMS):
-            await stream.give_way()
-        return self._finish()
-
-    async def _read_members(self) -> None:
-        stream = self._stream
-        stream.take("{")
-        if await stream.read(stream.peek) == "}":
-            stream.take("}")
-            return
-        goes_on = True
-        while goes_on:
-            await self._read_member(await stream.read(stream.key))
-            goes_on = await stream.read(stream.take, ",}") == ","
-
-    async def _read_member(self, name: str) -> None:
-        where = pointer(name)
-        if name in self._seen:
-            raise RequestInvalid([FieldError(where, "is given twice")])
-        if name in _MEMBERS:
-            self._seen.add(name)
-        else:
-            self._add_mistake(FieldError(where, _unknown_member(name)))
-        if name == "items":
-            await self._read_items()
-            return
-        text = await self._value(where)
-        if name in _MEMBERS:
-            self._fields[name] = text
-            value = _checked(where, text)
-            if name == "task" and isinstance(value, str):  # else named with the other mistakes
-                self._find_task(value)
-
-    def _find_task(self, name: str) -> None:
-        if name not in self._catalog:
-            raise UnknownTask(name[:MAX_SHOWN_CHARS], self._catalog)
-        self._task = self._catalog[name]
-        self._items.know(self._task)
-
-    async def _read_items(self) -> None:
-        stream = self._stream
-        if await stream.read(stream.peek) != "[":
-            await self._value("/items")
-            self._add_mistake(FieldError("/items", "Input should be an array"))
-            return
-        stream.take("[")
-        if await stream.read(stream.peek) == "]":
-            stream.take("]")
-            return
-        is_last = False
-        while not is_last:
-            texts, is_last = stream.elements(STEP_ITEMS)
-            if not texts:  # the next one may be long: each look at it is a slice of its own
-                await stream.give_way()
-                texts = [await self._value(f"/items/{self._items.count}", self._limits.item_bytes)]
-                is_last = await stream.read(stream.take, ",]") == "]"
-                await stream.give_way()
-            self._items.add(texts)
-            await stream.give_way()
-
-    async def _value(self, where: str, limit_bytes: int = FIELD_BYTES) -> bytes:
-        return await self._stream.read(self._stream.value, where, limit_bytes)
-
-    def _add_mistake(self, mistake: FieldError) -> None:
-        self._mistakes.append(mistake)
-        if len(self._mistakes) == MAX_BAD_MEMBERS:
-            raise RequestInvalid(self._mistakes, is_complete=False)
-
-    def _finish(self) -> Draft:
-        """The fields checked, and everything put together."""
-        mistakes = self._mistakes + self._items.mistakes
-        if "items" not in self._seen:
-            mistakes.append(FieldError("/items", "Field required"))
-        text = _object(self._fields)
-        try:
-            fields = BatchFields.model_validate_json(text)
-        except ValidationError as error:
-            mistakes += [FieldError(pointer(*at), why) for at, why in mistakes_in(text, error)]
-            raise RequestInvalid(mistakes) from None
-        if mistakes or self._task is None:
-            raise RequestInvalid(mistakes)
-        return Draft(
-            self._task, self._items.finish(), fields.name, dict(fields.labels), fields.options
-        )
-
-
-def _checked(where: str, text: bytes) -> object:
-    """The value, if it is one that the scanner lets pass and pydantic does, too."""
-    try:
-        return from_json(text)
-    except ValueError as error:  # half a surrogate pair, or very deep nesting
-        reason, _, _ = str(error).partition(" at line ")
-        raise RequestInvalid([FieldError(where, f"Invalid JSON: {reason}")]) from None
-
-
-def _unknown_member(name: str) -> str:
-    close = get_close_matches(name, _MEMBERS, n=1)
-    return f"Unknown member; did you mean {close[0]!r}?" if close else "Unknown member"
+    media_type = message.get_content_type()
+    if media_type not in (JSON, *LINES) or message.get_content_charset("utf-8") not in _UTF8:
+        raise NotJsonMediaType(announced.decode("latin-1") if announced else None)
+    return media_type

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import codecs
 import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from json import JSONDecodeError
-from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
-
-from app.errors import BodyNotJson, BodyTooLarge, FieldError, RequestInvalid
+from app.body_stream import BodyStream
+from app.errors import BodyNotJson, FieldError, RequestInvalid
+from app.json_span import Span
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -26,10 +22,11 @@ MAX_KEY_BYTES = 1 << 10
 _LONGEST_CUT = 16
 #: A number may go on behind `e+`.
 _LONGEST_NUMBER_CUT = 2
+#: The end of a value that is longer is looked for in steps, without making objects of it.
+_LONG_BYTES = 1 << 16
 
 _skip_space: Callable[[str, int], re.Match[str]] = re.compile(r"[ \t\n\r]*").match  # type: ignore[assignment]  # always matches
 _plain_key = re.compile(r'[ \t\n\r]*"([A-Za-z0-9_ .-]{0,100})"[ \t\n\r]*:').match
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 _AFTER_ELEMENT = (",", "]")
 _UNTERMINATED = "Unterminated string"
 
@@ -49,31 +46,14 @@ def _refuse_constant(name: str) -> Any:
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
 
 
-class JsonStream:
+class JsonStream(BodyStream):
     """Reads UTF-8 as RFC 8259 has it, and nothing else: no BOM, no NaN, nothing after the end.
-
-    limit_bytes   the whole body
-    slice_s       how long it may work before the event loop goes round
-    window_bytes  what is taken in at a time, at least: small chunks then cost no more than large
 
     Memory: one window, or twice the longest value. Scanning runs on the bytes decoded as Latin-1:
     JSON's own characters are ASCII, so positions are bytes; the UTF-8 is checked as it arrives.
     """
 
-    def __init__(
-        self, receive: Receive, *, limit_bytes: int, slice_s: float, window_bytes: int
-    ) -> None:
-        self._receive = receive
-        self._window_bytes = window_bytes
-        self._slice_s = slice_s
-        self._turn_ends = perf_counter() + slice_s
-        self._limit_bytes = limit_bytes
-        self._utf8 = _Utf8Decoder()
-        self._raw = b""
-        self._text = ""
-        self._at = 0
-        self._dropped = 0  # bytes in front of the window
-        self._is_whole = False  # whether the window ends where the body does
+    _text = ""
 
     async def arrives_whole(self, most_bytes: int) -> bool:
         """Take in the first window; whether that is all, and small: then nothing is Incomplete."""
@@ -92,12 +72,6 @@ class JsonStream:
             except Incomplete:
                 await self._take_in()
                 await self.give_way()
-
-    async def give_way(self) -> None:
-        """Let the event loop go round once the slice is used up."""
-        if perf_counter() >= self._turn_ends:
-            await asyncio.sleep(0)
-            self._turn_ends = perf_counter() + self._slice_s
 
     def peek(self) -> str:
         """The next character that is no space, or "" at the end."""
@@ -187,11 +161,40 @@ class JsonStream:
         self._at = end
         return self._raw[start:end]
 
+    async def long_value(self, pointer: str, limit_bytes: int) -> bytes:
+        """As `value`, but a long one is only known to be JSON as far as brackets and quotes go."""
+        while True:
+            try:
+                return self.value(pointer, limit_bytes)
+            except Incomplete:
+                if len(self._text) - self._at > _LONG_BYTES and self._text[self._at] in "[{":
+                    break
+                await self._take_in()
+                await self.give_way()
+        span = Span()
+        while not self._find_end(span, pointer, limit_bytes):
+            if span.is_cut:
+                await self._take_in()
+            await self.give_way()
+        start, self._at = self._at, self._at + span.size
+        return self._raw[start : self._at]
+
+    def _find_end(self, span: Span, pointer: str, limit_bytes: int) -> bool:
+        try:
+            found = span.go_on(self._text, self._at)
+        except JSONDecodeError as error:
+            raise self._not_json(_lower(error.msg), error.pos, pointer) from None
+        if (len(self._text) - self._at if span.is_cut else span.size) > limit_bytes:
+            raise _too_long(pointer, limit_bytes)
+        if span.is_cut and self._is_whole:
+            raise self._not_json("it ends", len(self._text), pointer)
+        return found
+
     def _failure(self, pointer: str, message: str, at: int, limit_bytes: int) -> Exception:
         """Why a scan failed: for lack of the rest, for length, or because this is not JSON."""
         is_cut = message.startswith(_UNTERMINATED) or at >= len(self._text) - _LONGEST_CUT
         if self._is_whole or not is_cut:
-            return self._not_json(f"{message[0].lower()}{message[1:].rstrip(': ')}", at, pointer)
+            return self._not_json(_lower(message), at, pointer)
         if len(self._text) - self._at > limit_bytes:
             return _too_long(pointer, limit_bytes)
         return Incomplete()
@@ -204,39 +207,12 @@ class JsonStream:
         return BodyNotJson(f"{message} at byte {self._dropped + at}{_inside(pointer)}")
 
     async def _take_in(self) -> None:
-        """Move the window on: drop what was read, and at least double what is left."""
-        rest = self._raw[self._at :]
-        self._dropped += self._at
-        parts, missing = [rest], max(self._window_bytes, len(rest))
-        size = self._dropped + len(rest)
-        while missing > 0 and not self._is_whole:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk: bytes = message.get("body", b"")
-            self._is_whole = not message.get("more_body", False)
-            size += len(chunk)
-            if size > self._limit_bytes:
-                raise BodyTooLarge(self._limit_bytes)
-            self._check_encoding(chunk, size - len(chunk))
-            parts.append(chunk)
-            missing -= len(chunk)
-        self._raw = b"".join(parts)
-        if not self._dropped and self._raw.startswith(codecs.BOM_UTF8):
-            raise BodyNotJson("it starts with a byte order mark")
+        await super()._take_in()
         self._text = self._raw.decode("latin-1")
-        self._at = 0
 
-    def _check_encoding(self, chunk: bytes, offset: int) -> None:
-        """Refuse what is not UTF-8. Text that is all ASCII, the common case, costs next to nothing."""
-        pending = len(self._utf8.getstate()[0])
-        if chunk.isascii() and not pending:
-            return
-        try:
-            self._utf8.decode(chunk, final=self._is_whole)
-        except UnicodeDecodeError as error:
-            at = offset - pending + error.start
-            raise BodyNotJson(f"not UTF-8 at byte {at}: {error.reason}") from None
+
+def _lower(message: str) -> str:
+    return f"{message[0].lower()}{message[1:].rstrip(': ')}"
 
 
 def _inside(pointer: str) -> str:

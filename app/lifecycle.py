@@ -28,7 +28,7 @@ class TaskState(StrEnum):
     SUCCEEDED = "succeeded"  # returned, and never saw the event set
     FAILED = "failed"  # raised, ran out of time, lost its worker, or its result was not JSON
     STOPPED = "stopped"  # saw the event set and then returned, or raised `Stopped`
-    SKIPPED = "skipped"  # never started, because the batch was stopped first
+    SKIPPED = "skipped"  # never started, because it or its batch was stopped first
     KILLED = "killed"  # still running when the grace was over; its worker was killed
 
 
@@ -71,6 +71,7 @@ _BY_ENDING = {
     Ending.TIMED_OUT: T.FAILED,
     Ending.LOST: T.FAILED,
     Ending.KILLED: T.KILLED,
+    Ending.SKIPPED: T.SKIPPED,
 }
 
 
@@ -93,7 +94,7 @@ def batch_end(
     was_stopped  whether anybody asked for a stop
     failed_fast  whether its own failure stopped it
     """
-    cut_short = any(counts.get(state) for state in CUT_SHORT)
+    cut_short = any(map(counts.get, CUT_SHORT))
     if failed_fast:
         return B.FAILED
     if was_stopped and cut_short:

@@ -14,13 +14,14 @@ from fastapi import FastAPI
 from app import __version__
 from app.datadir import lock_data_dir
 from app.docs import router as docs_router
+from app.draft import IntakeLimits
 from app.drain import Drain
-from app.intake import IntakeLimits
 from app.openapi import install as install_openapi
 from app.problems import install as install_problems
-from app.routes import batches, operations, tasks
+from app.routes import batch_tasks, batches, operations, tasks
 from app.service import Service
 from app.settings import Settings, load_settings
+from app.shortcut import Shortcut
 from app.signals import drain_on_signals
 from app.store import Store
 from workers.catalog import Catalog
@@ -28,7 +29,13 @@ from workers.examples import ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings
 
 #: In the order in which their routes are tried.
-ROUTERS = (batches.submit_router, batches.router, tasks.router, operations.router, docs_router)
+ROUTERS = (
+    batches.router,
+    batch_tasks.router,
+    tasks.router,
+    operations.router,
+    docs_router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -46,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Flat: an included router is asked for its match twice, which POST /batches can feel.
+        # Flat: an included router is asked for its match twice.
         routes=[route for router in ROUTERS for route in router.routes],
         # Nobody configures OpenTelemetry here, but looking whether somebody did takes time, too.
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -57,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         body_bytes=settings.max_body_bytes, item_bytes=settings.max_item_bytes
     )
     install_problems(app)
+    app.add_middleware(Shortcut, method="POST", path="/batches", endpoint=batches.create_batch)
     install_openapi(app, catalog)
     return app
 
@@ -76,7 +84,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             default_grace_s=settings.grace,
             shutdown_grace_s=settings.shutdown_grace,
         )
-        drain = Drain(service, backend, settings.shutdown_grace)
+        drain = Drain(service, backend, settings.shutdown_grace, settings.max_shield)
         stack.push_async_callback(drain.close)
         stack.enter_context(drain_on_signals(drain))
         app.state.service = service
@@ -92,6 +100,8 @@ def _pool_settings(settings: Settings) -> PoolSettings:
         max_worker_rss_bytes=settings.max_worker_rss,
         max_result_bytes=settings.max_result_bytes,
         shutdown_grace_s=settings.shutdown_grace,
+        max_shield_s=settings.max_shield,
+        max_gap_s=settings.max_gap,
         environment={} if root is None else {ROOT_VARIABLE: os.fspath(root.resolve())},
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 
+from app.batch_query import described_parameters
 from app.errors import RequestInvalid
 from app.problems import INTERNAL, KINDS, Problem, describe
 from app.task_schemas import NEW_BATCH, add_new_batch
@@ -37,6 +39,7 @@ TAGS = [
 #: From a new batch to what can be done with it: operation, and what it is good for.
 _NEXT_STEPS = {
     "get_batch": "Watch it.",
+    "preview_stop": "Know beforehand how long a stop takes.",
     "stop_batch": "Stop it.",
     "list_tasks_of_batch": "See what became of each task.",
     "stream_results": "Read the results so far.",
@@ -95,10 +98,15 @@ def _amend_operation(path: str, method: str, operation: Json) -> None:
         if NDJSON in response.get("content", {}):
             _describe_lines(response["content"][NDJSON])
     for parameter in operation.get("parameters", ()):
-        schema = parameter["schema"]
-        schema.pop("title", None)
-        schema.pop("description", None)
-        _drop_null(schema)
+        _amend_parameter(parameter)
+
+
+def _amend_parameter(parameter: Json) -> None:
+    """Its description is its own, and null it never is."""
+    schema = parameter["schema"]
+    schema.pop("title", None)
+    schema.pop("description", None)
+    _drop_null(schema)
 
 
 def _describe_lines(content: Json) -> None:
@@ -139,8 +147,18 @@ def _amend_post(document: Json, components: Json, catalog: Catalog) -> None:
     if post is None:
         return
     schema = {"$ref": f"#/components/schemas/{NEW_BATCH}"}
-    content = {"application/json": {"schema": schema, "examples": examples}}
-    post["requestBody"] = {"required": True, "content": content}
+    post["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": schema, "examples": examples},
+            NDJSON: _items_as_lines(components, examples),
+        },
+    }
+    post["parameters"] = list(described_parameters())
+    for parameter in post["parameters"]:
+        _amend_parameter(parameter)
+        if parameter["name"] == "task":
+            parameter["schema"]["enum"] = list(examples)
     known = {operation["operationId"] for _, _, operation in _operations(document)}
     post["responses"]["202"]["links"] = {
         operation_id: {
@@ -151,3 +169,18 @@ def _amend_post(document: Json, components: Json, catalog: Catalog) -> None:
         for operation_id, purpose in _NEXT_STEPS.items()
         if operation_id in known
     }
+
+
+def _items_as_lines(components: Json, examples: Json) -> Json:
+    """The body with an item a line; an example goes with the `task` of the same name."""
+    batches = (components[one["$ref"].rpartition("/")[2]] for one in components[NEW_BATCH]["oneOf"])
+    content: Json = {"schema": {"oneOf": [b["properties"]["items"]["items"] for b in batches]}}
+    _describe_lines(content)
+    content["examples"] = {
+        task: {
+            "summary": example["summary"],
+            "value": "".join(f"{json.dumps(item)}\n" for item in example["value"]["items"]),
+        }
+        for task, example in examples.items()
+    }
+    return content

@@ -236,7 +236,7 @@ def _headers_of(error: QuiesceError) -> dict[str, str]:
         case errors.ServiceDraining():
             return {"Retry-After": str(error.retry_after_s)}
         case errors.NotJsonMediaType():
-            return {"Accept": "application/json"}
+            return {"Accept": "application/json, application/x-ndjson"}
         case errors.BodyEncoded():
             return {"Accept-Encoding": "identity"}
         case _:

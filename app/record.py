@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from app.columns import ENDING_OF, Columns, Row
 from app.lifecycle import BATCH_MOVES, FINAL, BatchState, TaskState, batch_end
-from app.rows import BatchRow, Grace, NewBatchRow, StopRow, TaskRow
-from workers.backend import Ending, Outcome, RunningTask
+from app.notes import Notes
+from app.rows import BatchRow, Grace, GraceAsked, NewBatchRow, StopRow, TaskRow
+from workers.backend import Ending, Outcome, RunningTask, StackSample
 
 #: About what a record takes besides its tasks' columns, for the limit on ended batches.
 RECORD_BYTES = 4_096
-#: About what one report of progress takes besides its text.
-PROGRESS_BYTES = 200
-#: Progress of more tasks than this is not kept once they have ended.
-KEPT_PROGRESS = 10_000
 
+_UNDER_WAY = frozenset({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING})
 _NO_COUNTS = dict.fromkeys(TaskState, 0)
 
 
@@ -29,8 +28,7 @@ class Record:
         "_failed_fast",
         "_finished",
         "_lock",
-        "_progress",
-        "_retries",
+        "_notes",
         "_started",
         "_state",
         "_stop",
@@ -48,8 +46,7 @@ class Record:
         self._stop: StopRow | None = None
         self._failed_fast = False
         self._version = 1
-        self._progress: dict[int, bytes] = {}
-        self._retries: dict[int, Outcome] = {}
+        self._notes: Notes | None = None  # most batches need none
 
     def __len__(self) -> int:
         return self.given.total
@@ -61,14 +58,15 @@ class Record:
     @property
     def memory_bytes(self) -> int:
         """About what the record takes."""
-        progress = sum(map(len, self._progress.values())) + PROGRESS_BYTES * len(self._progress)
-        return RECORD_BYTES + self._columns.memory_bytes + progress
+        notes = 0 if self._notes is None else self._notes.memory_bytes
+        return RECORD_BYTES + self._columns.memory_bytes + notes
 
     def outcome(self, index: int) -> tuple[Ending, bytes] | None:
-        """How a task ended, for the batch's AsyncResult."""
+        """How a task ended, for the batch's AsyncResult; None if it never started."""
         with self._lock:
             row = self._columns.row(index)
-        return None if row is None else (ENDING_OF[row.state], row.payload)
+        ending = None if row is None else ENDING_OF.get(row.state)
+        return None if row is None or ending is None else (ending, row.payload)
 
     def snapshot(self, running: Sequence[RunningTask] = ()) -> BatchRow:
         """The batch now; `running` is what the workers' pages show of it."""
@@ -78,7 +76,7 @@ class Record:
             return BatchRow(
                 self.given,
                 self._state,
-                self._counts(running),
+                self._counts(running, is_over=self._state in FINAL),
                 self._started,
                 self._finished,
                 self._stop,
@@ -98,12 +96,7 @@ class Record:
             self._begin(at)
 
     def request_stop(
-        self,
-        now: float,
-        reason: str | None,
-        grace_s: float | Grace | None,
-        *,
-        failed_fast: bool = False,
+        self, now: float, reason: str | None, grace_s: GraceAsked, *, failed_fast: bool = False
     ) -> StopRow | None:
         """Note a stop, or join the one under way; None if the batch had ended before.
 
@@ -114,14 +107,44 @@ class Record:
                 return None
             if self._stop is None:
                 self._move({BatchState.QUEUED, BatchState.RUNNING}, BatchState.STOPPING)
-                first_grace_s = self.given.options.grace if grace_s is Grace.DEFAULT else grace_s
-                self._stop = StopRow(now, reason, first_grace_s, len(self._columns))
+                self._stop = self._first_stop(now, reason, grace_s)
                 self._failed_fast = failed_fast
                 self._version += 1
-            elif grace_s is not Grace.DEFAULT and is_shorter(grace_s, self._stop.grace_s):
-                self._stop = replace(self._stop, grace_s=grace_s)
+            elif (stop := self._stop.joined(grace_s)) is not self._stop:
+                self._stop = stop
                 self._version += 1
             return self._stop
+
+    def request_task_stop(
+        self, index: int, now: float, reason: str | None, grace_s: GraceAsked
+    ) -> StopRow | None:
+        """Note a stop of one task, or join the one under way; None if it had ended before.
+
+        In a batch that is being stopped it joins that stop, and can shorten its grace for this task.
+        raises  IndexError if there is no such task
+        """
+        if not 0 <= index < self.given.total:
+            raise IndexError(index)
+        with self._lock:
+            under_way = None if self._notes is None else self._notes.stops.get(index)
+            has_ended = self._state in FINAL or self._columns.state(index) is not None
+            # The outcome of a stopped task may be here while something it left is still ended.
+            if has_ended and (under_way is None or under_way.settled is not None):
+                return None
+            stop = under_way or self._stop or self._first_stop(now, reason, grace_s)
+            stop = self._noted().stops[index] = stop.joined(grace_s)
+            return stop
+
+    def settle_task_stop(self, index: int, now: float) -> None:
+        """Nothing of a task that was stopped by itself runs any more, and nothing will.
+
+        Without an outcome it never started: the stop of its batch had dropped it before.
+        """
+        with self._lock:
+            self._noted().settle_stop(index, now)
+            if self._state not in FINAL:
+                self._columns.skip(index, now)
+                self._version += 1
 
     def append(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Tasks have ended; gives the outcomes that came for tasks that had ended before."""
@@ -129,62 +152,66 @@ class Record:
             refused = self._columns.append(outcomes)
             self._version += 1
             if self._started is None:  # over so soon that nobody announced its begin
-                self._begin(min(outcome.began for outcome in outcomes))
-            if self._retries:
-                for outcome in outcomes:
-                    self._retries.pop(outcome.index, None)
-            if len(self._progress) > KEPT_PROGRESS:
-                for outcome in outcomes:
-                    self._progress.pop(outcome.index, None)
+                ran = [outcome.began for outcome in outcomes if outcome.attempt]  # 0: skipped
+                if ran:
+                    self._begin(min(ran))
+            if self._notes is not None:
+                self._notes.ended(outcomes)
         return refused
 
     def retry(self, outcome: Outcome) -> None:
         """An attempt failed, and there will be another."""
         with self._lock:
-            self._retries[outcome.index] = outcome
-            self._progress.pop(outcome.index, None)
+            self._noted().retry(outcome)
             self._version += 1
 
     def progress(self, index: int, text: bytes) -> None:
         """A running task reported its progress."""
         with self._lock:
-            self._progress[index] = text
+            self._noted().progress[index] = text
 
-    def settle(self, now: float) -> bool:
-        """Nothing of the batch runs any more: give it its final state; whether this call did."""
+    def sample(self, index: int, attempt: int, sample: StackSample) -> None:
+        """A running task has not looked at its event for longer than its limit."""
         with self._lock:
+            self._noted().sample(index, attempt, sample)
+
+    def settle(self, now: float) -> dict[TaskState, int] | None:
+        """Nothing of the batch runs any more: give it its final state.
+
+        returns  its tasks by state; None if it had ended before
+        """
+        with self._lock:
+            counts = self._counts((), is_over=True)
             end = batch_end(
-                self._final_counts(),
-                was_stopped=self._stop is not None,
-                failed_fast=self._failed_fast,
+                counts, was_stopped=self._stop is not None, failed_fast=self._failed_fast
             )
-            if not self._move({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING}, end):
-                return False
+            if not self._move(_UNDER_WAY, end):
+                return None
             self._finished = now
             if self._stop is not None:
                 self._stop = replace(self._stop, settled=now)
-            self._retries.clear()
-            return True
+            if self._notes is not None:
+                self._notes.settle(now)
+            return counts
 
     def ended_since_stop(self, limit: int) -> list[Row]:
-        """The first tasks that ended after the stop was asked for, in the order they ended."""
+        """The first tasks that ran when the stop was asked for, in the order they ended."""
         with self._lock:
             stop = self._stop
-            if stop is None:
-                return []
-            late = (r for r in self._columns.rows_from(stop.first_row) if r.ended >= stop.requested)
-            return [row for row, _ in zip(late, range(limit), strict=False)]
+            late = self._columns.late_rows(stop.first_row, stop.requested) if stop else ()
+            return [*islice(late, limit)]
 
     def count_since_stop(self) -> int:
-        """How many tasks ended after the stop was asked for."""
+        """How many tasks ran when the stop was asked for, and have ended since."""
         with self._lock:
             stop = self._stop
             return 0 if stop is None else self._columns.count_late(stop.first_row, stop.requested)
 
-    def is_open(self, index: int) -> bool:
-        """Whether a task has no outcome yet."""
+    def still_running(self, running: Sequence[RunningTask]) -> list[TaskRow]:
+        """Those of the tasks on the workers' pages that have no outcome yet."""
         with self._lock:
-            return self._state not in FINAL and self._columns.state(index) is None
+            pages = {} if self._state in FINAL else {task.index: task for task in running}
+            return [self._task(at, pages) for at in pages if self._columns.state(at) is None]
 
     def task(self, index: int, running: Mapping[int, RunningTask]) -> TaskRow:
         """One task now. Raises IndexError if there is none."""
@@ -230,13 +257,23 @@ class Record:
         return rows
 
     def _task(self, index: int, running: Mapping[int, RunningTask]) -> TaskRow:
-        progress = self._progress.get(index)
-        row = self._columns.row(index)
+        row, page = self._columns.row(index), None
         if row is not None:
-            return TaskRow(index, row.state, row, None, None, progress)
-        page = running.get(index) if self._state not in FINAL else None
-        state = self._open_state() if page is None else TaskState.RUNNING
-        return TaskRow(index, state, None, page, self._retries.get(index), progress)
+            state = row.state
+        else:
+            page = running.get(index) if self._state not in FINAL else None
+            state = self._open_state() if page is None else TaskState.RUNNING
+        task = TaskRow(index, state, row, page)
+        return task if self._notes is None else self._notes.added_to(task)
+
+    def _first_stop(self, now: float, reason: str | None, grace_s: GraceAsked) -> StopRow:
+        first_s = self.given.options.grace if isinstance(grace_s, Grace) else grace_s
+        return StopRow(now, reason, first_s, len(self._columns))
+
+    def _noted(self) -> Notes:
+        if self._notes is None:
+            self._notes = Notes()
+        return self._notes
 
     def _open_state(self) -> TaskState:
         """What a task is that has no outcome and does not run."""
@@ -256,22 +293,13 @@ class Record:
         self._version += 1
         return True
 
-    def _counts(self, running: Sequence[RunningTask]) -> dict[TaskState, int]:
+    def _counts(self, running: Sequence[RunningTask], *, is_over: bool) -> dict[TaskState, int]:
         counts = _NO_COUNTS | self._columns.counts
         rest = self.given.total - len(self._columns)
-        if self._state in FINAL:
-            counts[TaskState.SKIPPED] = rest
+        if is_over:
+            counts[TaskState.SKIPPED] += rest
         else:
             opened = sum(self._columns.state(task.index) is None for task in running)
             counts[TaskState.RUNNING] = opened
             counts[TaskState.PENDING] = rest - opened
         return counts
-
-    def _final_counts(self) -> dict[TaskState, int]:
-        skipped = self.given.total - len(self._columns)
-        return {**self._columns.counts, TaskState.SKIPPED: skipped}
-
-
-def is_shorter(grace_s: float | None, than_s: float | None) -> bool:
-    """Whether one grace ends before another; None never ends."""
-    return grace_s is not None and (than_s is None or grace_s < than_s)

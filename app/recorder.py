@@ -9,7 +9,7 @@ from app.registry import Registry
 from app.rows import Grace
 from app.stopper import Stopper
 from app.store import Store
-from workers.backend import Outcome, StopCause
+from workers.backend import Outcome, StackSample, StopCause
 from workers.result import AsyncResult
 
 log = logging.getLogger("quiesce.recorder")
@@ -57,6 +57,9 @@ class Recorder:
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:  # noqa: ARG002
         self._store.progress(self._batch_id, index, progress)
+
+    def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
+        self._store.sample(self._batch_id, index, attempt, sample)
 
     def stopping(self, cause: StopCause) -> None:
         failed_fast = cause is StopCause.FAIL_FAST

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
 from math import ceil
 from time import monotonic
 from typing import NamedTuple
 
+from app.accepted import Accepted, AcceptedText
 from app.clock import Clock
 from app.cursors import decode_id, decode_index, encode
+from app.draft import Draft
 from app.errors import BatchNotFound, NoFilter, ServiceDraining, TaskRecordNotFound
+from app.forecast import MOST_RETRY_AFTER_S, RETRY_AFTER_S, retry_after_s
+from app.glance import Glance, TaskGlance, glance_at, glance_at_task
 from app.ids import Ids
-from app.intake import Draft
-from app.lifecycle import ACTIVE, FINAL, TaskState
+from app.lifecycle import ACTIVE, TaskState
+from app.previews import ends_of, preview
 from app.record import Record
 from app.recorder import Recorder
 from app.registry import Entry, Registry
 from app.results import result_lines
-from app.rows import BatchRow, Grace, NewBatchRow
-from app.schemas import BatchOptions, BatchView, TaskPage, TaskView
+from app.rows import Grace, NewBatchRow
+from app.schemas import BatchOptions, BatchView, StopPreview, TaskPage, TaskView
 from app.stopper import Stopper
 from app.store import Filter, Store
-from app.views import Views, inline_results
-from workers.backend import Backend, Order, PoolView, RetryPolicy, RunningTask
+from app.task_stops import TaskStops
+from app.views import Views, batch_link, inline_results
+from app.waits import Waits
+from workers.backend import Backend, Gaps, Order, PoolView, RetryPolicy
 from workers.catalog import Catalog
 from workers.errors import PoolClosed
 from workers.result import AsyncResult
@@ -33,30 +38,12 @@ from workers.result import AsyncResult
 BATCHES_PER_TURN = 50
 LOOKS_PER_TURN = 5_000
 
-#: What a 202 to a stop suggests as the time to ask again.
-RETRY_AFTER_S = 5
-MOST_RETRY_AFTER_S = 60
-
 
 class StopAsk(NamedTuple):
     """What a client says with a stop."""
 
     reason: str | None = None
-    grace_s: float | Grace | None = Grace.DEFAULT
-
-
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """One look at one batch, from which an answer is made."""
-
-    record: Record
-    row: BatchRow
-    running: Sequence[RunningTask]
-    unkillable: Sequence[int]
-
-    @property
-    def is_final(self) -> bool:
-        return self.row.state in FINAL
+    grace_s: GraceAsked = Grace.DEFAULT
 
 
 class Service:
@@ -80,12 +67,14 @@ class Service:
         self.registry = Registry()
         self.clock = Clock()
         self.views = Views(self.clock)
+        self._accepted_text = AcceptedText(self.views, self.clock)
         self.is_draining = False
         self._default_grace_s = default_grace_s
         self._shutdown_grace_s = shutdown_grace_s
         self._ids = Ids()
         self._stopper = Stopper(backend, self.registry)
-        self._polls: set[asyncio.Timeout] = set()
+        self.task_stops = TaskStops(backend)
+        self._waits = Waits()
 
     def refuse_while_draining(self) -> None:
         """Raise ServiceDraining if the service takes nothing new."""
@@ -93,7 +82,7 @@ class Service:
             wait_s = min(MOST_RETRY_AFTER_S, ceil(self._shutdown_grace_s) + 1)
             raise ServiceDraining(wait_s)
 
-    def create(self, draft: Draft) -> BatchView:
+    def create(self, draft: Draft) -> Accepted:
         """Accept a batch and hand it to the pool. Raises ServiceDraining."""
         self.refuse_while_draining()
         options = draft.options.with_default_grace(self._default_grace_s)
@@ -107,11 +96,10 @@ class Service:
             options=options,
         )
         record = self.store.insert(given)
+        link = batch_link(given.id)
         if not len(draft.items):
             self.store.settle(given.id)
-            return self.views.batch(record.snapshot())
-        # As it was accepted, whatever the pool has done with it by the time this is read.
-        accepted = record.snapshot()
+            return Accepted(link, self.views.batch(record.snapshot()).to_json())
         result = AsyncResult(record)
         self.registry.add(given.id, Entry(given.id, result, self.backend))
         recorder = Recorder(given.id, result, self.store, self.registry, self._stopper)
@@ -121,14 +109,12 @@ class Service:
             self.registry.drop(given.id)
             self.store.discard(given.id)
             raise ServiceDraining(RETRY_AFTER_S) from None
-        return self.views.batch(accepted)
+        # As it was accepted, whatever the pool has done with it by the time this is read.
+        return Accepted(link, self._accepted_text.write(given))
 
     def glance(self, batch_id: str) -> Glance:
         """Look at a batch. Raises BatchNotFound."""
-        record = self.store.record(batch_id)
-        if record is None:
-            raise BatchNotFound(batch_id)
-        return self._glance(record)
+        return self._glance(self._record(batch_id))
 
     def look_again(self, glance: Glance) -> Glance:
         """The same batch now, even if its record was dropped meanwhile."""
@@ -145,18 +131,16 @@ class Service:
     async def wait_until_final(self, batch_id: str, wait_s: float) -> None:
         """Until the batch has ended, at most `wait_s` seconds, and no longer than the service lives."""
         if not self.is_draining:
-            await self._wait([batch_id], wait_s, is_poll=True)
+            await self._waits.wait(self._results([batch_id]), wait_s, is_poll=True)
 
     async def stop(self, batch_id: str, ask: StopAsk, wait_s: float) -> Glance:
         """Stop a batch and wait until nothing of it runs, at most `wait_s` seconds.
 
         A caller that is cancelled meanwhile leaves the stop as it is. Raises BatchNotFound.
         """
-        record = self.store.record(batch_id)
-        if record is None:
-            raise BatchNotFound(batch_id)
+        record = self._record(batch_id)
         self._request_stop(batch_id, ask)
-        await self._wait([batch_id], wait_s, is_poll=False)
+        await self._waits.wait(self._results([batch_id]), wait_s)
         return self._glance(record)
 
     async def stop_many(self, wanted: Filter, ask: StopAsk, wait_s: float) -> list[Glance]:
@@ -171,8 +155,20 @@ class Service:
             self._request_stop(record.given.id, ask)
             if count % BATCHES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._wait([record.given.id for record in chosen], wait_s, is_poll=False)
+        await self._waits.wait(self._results(r.given.id for r in chosen), wait_s)
         return [self._glance(record) for record in chosen]
+
+    async def stop_task(self, batch_id: str, index: int, ask: StopAsk, wait_s: float) -> TaskGlance:
+        """Stop one task, and wait until nothing of it runs, at most `wait_s` seconds.
+
+        Its batch goes on. A caller that is cancelled meanwhile leaves the stop as it is.
+        raises  BatchNotFound, TaskRecordNotFound
+        """
+        record = self.glance_at_task(batch_id, index).batch.record
+        stop = record.request_task_stop(index, monotonic(), ask.reason, ask.grace_s)
+        if stop is not None:
+            await self._waits.wait([self.task_stops.stop(record, index, stop)], wait_s)
+        return glance_at_task(record, index, self.backend)
 
     async def list_batches(
         self, wanted: Filter, limit: int, cursor: str | None
@@ -196,42 +192,45 @@ class Service:
         pages = {task.index: task for task in glance.running}
         found = glance.record.tasks(chosen, pages, start, limit + 1)
         following = encode(found[limit].index) if len(found) > limit else None
-        tasks = [self.views.task(task) for task in found[:limit]]
+        tasks = [self.views.task(task, glance.unkillable) for task in found[:limit]]
         return TaskPage.model_construct(next=following, tasks=tasks)
 
-    def show_task(self, batch_id: str, index: int) -> TaskView:
-        """One task. Raises BatchNotFound, TaskRecordNotFound."""
-        glance = self.glance(batch_id)
+    def glance_at_task(self, batch_id: str, index: int) -> TaskGlance:
+        """Look at one task. Raises BatchNotFound, TaskRecordNotFound."""
+        record = self._record(batch_id)
         try:
-            pages = {task.index: task for task in glance.running}
-            return self.views.task(glance.record.task(index, pages))
+            return glance_at_task(record, index, self.backend)
         except IndexError:
             raise TaskRecordNotFound(batch_id, index) from None
 
+    def show_task(self, glance: TaskGlance) -> TaskView:
+        """The body for a task that was looked at."""
+        return self.views.task(glance.task, glance.batch.unkillable)
+
+    def preview_stop(self, batch_id: str) -> StopPreview:
+        """What a stop of the batch would do now. Raises BatchNotFound."""
+        return preview(self.glance(batch_id), self.gaps())
+
+    def gaps(self) -> dict[str, Gaps]:
+        """How long tasks go without a look at their event, by function."""
+        return self.backend.gaps()
+
     def results(self, batch_id: str) -> AsyncIterator[bytes]:
         """Chunks of NDJSON: a line for each task that has ended by now. Raises BatchNotFound."""
-        record = self.store.record(batch_id)
-        if record is None:
-            raise BatchNotFound(batch_id)
-        return result_lines(record)
+        return result_lines(self._record(batch_id))
 
     def pool(self) -> PoolView:
         """The pool as it is now."""
         return self.backend.view()
 
-    def retry_after_s(self, glances: Iterable[Glance]) -> int:
+    def retry_after_s(self, glances: Iterable[Glance | TaskGlance]) -> int:
         """In how many seconds the stops that are under way are worth another look."""
-        now = monotonic()
-        stops = [glance.row.stop for glance in glances if not glance.is_final]
-        ends = [s.requested + s.grace_s - now if s and s.grace_s is not None else RETRY_AFTER_S
-                for s in stops]  # fmt: skip
-        return min(MOST_RETRY_AFTER_S, max(1, ceil(max(ends, default=RETRY_AFTER_S))))
+        gaps = self.gaps()
+        return retry_after_s(end for glance in glances for end in ends_of(glance, gaps))
 
     def end_polls(self) -> None:
         """Let every waiting GET answer with what is."""
-        for poll in list(self._polls):
-            if not poll.expired():
-                poll.reschedule(asyncio.get_running_loop().time())
+        self._waits.end_polls()
 
     async def drain(self, wait_s: float) -> None:
         """Take nothing new, stop every batch, wait until all have settled, at most `wait_s`."""
@@ -242,7 +241,7 @@ class Service:
             self._request_stop(batch_id, self._ask_of_shutdown(batch_id))
             if count % BATCHES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._wait(live, wait_s, is_poll=False)
+        await self._waits.wait(self._results(live), wait_s)
 
     def close(self) -> None:
         """Let go of what the service itself holds."""
@@ -261,31 +260,19 @@ class Service:
         if stop is not None:
             self._stopper.stop(batch_id, stop.grace_s)
 
-    def _glance(self, record: Record) -> Glance:
-        if record.state in FINAL:
-            return Glance(record, record.snapshot(), (), ())
-        batch_id = record.given.id
-        running = self.backend.running(batch_id)
-        row = record.snapshot(running)
-        unkillable = self.backend.unkillable(batch_id) if row.stop is not None else ()
-        return Glance(record, row, running, unkillable)
+    def _record(self, batch_id: str) -> Record:
+        record = self.store.record(batch_id)
+        if record is None:
+            raise BatchNotFound(batch_id)
+        return record
 
-    async def _wait(self, batch_ids: Iterable[str], wait_s: float, *, is_poll: bool) -> None:
-        """Until all have settled, one after the other under one deadline."""
-        entries = [entry for entry in map(self.registry.get, batch_ids) if entry is not None]
-        if not entries or wait_s <= 0:
-            return
-        try:
-            async with asyncio.timeout(wait_s) as limit:
-                if is_poll:
-                    self._polls.add(limit)
-                try:
-                    for entry in entries:
-                        await _wait_for(entry.result)
-                finally:
-                    self._polls.discard(limit)
-        except TimeoutError:
-            pass
+    def _glance(self, record: Record) -> Glance:
+        return glance_at(record, self.backend)
+
+    def _results(self, batch_ids: Iterable[str]) -> list[AsyncResult]:
+        """What tells that these batches have settled; nothing for those that have."""
+        entries = map(self.registry.get, batch_ids)
+        return [entry.result for entry in entries if entry is not None]
 
     async def _scan(self, wanted: Filter, before: str | None = None) -> AsyncIterator[Record]:
         """Matching batches, newest first, with pauses."""
@@ -296,10 +283,6 @@ class Service:
             if before is None:
                 return
             await asyncio.sleep(0)
-
-
-async def _wait_for(result: Awaitable[None]) -> None:
-    await result
 
 
 def _order(given: NewBatchRow, options: BatchOptions, draft: Draft) -> Order:

@@ -99,7 +99,18 @@ class Settings(BaseSettings):
     shutdown_grace: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = Field(
         10.0,
         description="Seconds that running tasks get when the service shuts down, before they are "
-        "killed. Keep it below the time your supervisor waits before it kills the service.",
+        "killed. Keep it and QUIESCE_MAX_SHIELD together below the time your supervisor waits before "
+        "it kills the service.",
+    )
+    max_shield: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = Field(
+        30.0,
+        description="Seconds that a task's critical section (`stop.shield`) may hold up a kill, "
+        "whatever the task asks for; once per task.",
+    )
+    max_gap: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = Field(
+        10.0,
+        description="Seconds that a task may go without a look at its event before its stack is kept "
+        "with its record, where the task itself does not say (`@task(max_gap=...)`).",
     )
     stop_wait: Annotated[float, Field(ge=0, le=MAX_STOP_WAIT_S, allow_inf_nan=False)] = Field(
         60.0,

@@ -12,7 +12,10 @@ from time import monotonic
 from app.lifecycle import ACTIVE, FINAL, BatchState, TaskState
 from app.record import Record
 from app.rows import BatchRow, Grace, NewBatchRow, StopRow
-from workers.backend import Outcome, RunningTask
+from workers.backend import Outcome, RunningTask, StackSample
+
+#: So many ids of batches that were dropped may always be left.
+MOST_STALE_IDS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Store:
         self._keep_ended_bytes = keep_ended_bytes
         self._lock = threading.Lock()  # guards everything below; taken before a record's own
         self._records: dict[str, Record] = {}
-        self._ids: list[str] = []  # sorted: ids grow with time
+        self._ids: list[str] = []  # sorted: ids grow with time; those of dropped ones still in it
         self._ended: OrderedDict[str, int] = OrderedDict()  # in the order they ended, with bytes
         self._ended_bytes = 0
         self._totals = Totals()
@@ -116,7 +119,7 @@ class Store:
     def active_ids(self) -> list[str]:
         """Every batch that has not ended, oldest first."""
         with self._lock:
-            return [i for i in self._ids if i not in self._ended]
+            return [i for i in self._ids if i in self._records and i not in self._ended]
 
     def compare_and_set(
         self, batch_id: str, expected: Collection[BatchState], state: BatchState
@@ -133,7 +136,7 @@ class Store:
         self,
         batch_id: str,
         reason: str | None,
-        grace_s: float | Grace | None,
+        grace_s: GraceAsked,
         *,
         failed_fast: bool = False,
     ) -> StopRow | None:
@@ -157,15 +160,22 @@ class Store:
         """A running task reported its progress."""
         self._records[batch_id].progress(index, text)
 
+    def sample(self, batch_id: str, index: int, attempt: int, sample: StackSample) -> None:
+        """A running task has not looked at its event for longer than its limit."""
+        self._records[batch_id].sample(index, attempt, sample)
+
     def settle(self, batch_id: str) -> bool:
         """The batch has ended; drops older ones over the limits; whether this call ended it."""
         record = self._records[batch_id]
-        if not record.settle(monotonic()):
+        counts = record.settle(monotonic())
+        if counts is None:
             return False
-        size, row = record.memory_bytes, record.snapshot()
+        size, tasks = record.memory_bytes, self._totals.tasks
         with self._lock:
-            self._totals.ended[row.state] += 1
-            self._totals.tasks.update({s: n for s, n in row.counts.items() if n})
+            self._totals.ended[record.state] += 1
+            for state, count in counts.items():
+                if count:
+                    tasks[state] += count
             self._ended[batch_id] = size
             self._ended_bytes += size
             while len(self._ended) > 1 and self._is_over_limit():
@@ -198,6 +208,6 @@ class Store:
     def _remove(self, batch_id: str) -> None:
         self._records.pop(batch_id, None)
         self._ended_bytes -= self._ended.pop(batch_id, 0)
-        at = bisect_left(self._ids, batch_id)
-        if at < len(self._ids) and self._ids[at] == batch_id:
-            del self._ids[at]
+        # Taking one out of the list moves all behind it, so they go when they are half of it.
+        if len(self._ids) > 2 * len(self._records) + MOST_STALE_IDS:
+            self._ids = [each for each in self._ids if each in self._records]

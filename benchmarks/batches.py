@@ -25,6 +25,12 @@ def post_of(task: str, items: Iterable[bytes]) -> bytes:
     return request_bytes("POST", "/batches", body)
 
 
+def post_of_lines(task: str, items: Iterable[bytes]) -> bytes:
+    """The same with NDJSON."""
+    body = b"".join(b"%b\n" % item for item in items)
+    return request_bytes("POST", f"/batches?task={task}", body, "application/x-ndjson")
+
+
 def submit(connection: Connection, post: bytes) -> str:
     """Send such a request; where the batch is."""
     return str(connection.ask(post, 202)["links"]["self"])

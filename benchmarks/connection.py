@@ -35,11 +35,13 @@ def connect(url: str) -> socket.socket:
     return connected
 
 
-def request_bytes(method: str, target: str, body: bytes = b"") -> bytes:
+def request_bytes(
+    method: str, target: str, body: bytes = b"", media_type: str = "application/json"
+) -> bytes:
     """One request as it is sent."""
     head = f"{method} {target} HTTP/1.1\r\nHost: benchmark\r\n"
     if body:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head += f"Content-Type: {media_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode("ascii") + b"\r\n" + body
 
 

@@ -27,7 +27,8 @@ BATCH_ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")
 _MOMENTS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|\d+:\d\d:\d\d|\d[\d.]*(?= m?s\b)")
 #: Different on each machine: ports, process ids, and how many files its Python has.
 _NUMBERS = re.compile(r"(?<=127\.0\.0\.1:)\d+|\d+(?:, \d+)+|(?<!answered )\b\d{3,}\b")
-VOLATILE_MEMBERS = {"took", "noticed", "ended", "pid", "packed"}
+VOLATILE_MEMBERS = {"took", "noticed", "ended", "pid", "packed", "worst", "p99"}
+VOLATILE_MEMBERS |= {"worst_gap", "usual_gap", "silent_for", "predicted"}
 
 
 class Block(NamedTuple):

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ByteSize
 
 from app import cli
+from app.forecast import Basis
 from app.lifecycle import TASK_FINAL
 from app.main import create_app
 from app.schemas import BatchOptions
@@ -174,6 +175,11 @@ def test_the_options_of_a_batch_are_those_of_the_service() -> None:
 def test_the_states_are_those_of_the_service() -> None:
     """A receipt has no other ones."""
     assert {name.strip("`") for name, _ in table("state")} == {*TASK_FINAL}
+
+
+def test_what_a_forecast_is_made_from_is_explained() -> None:
+    """The surest first, as in the forecast itself."""
+    assert [name.strip("`") for name, _ in table("`basis`")] == [*Basis]
 
 
 def test_a_stop_event_can_do_what_is_said() -> None:

@@ -1,7 +1,7 @@
 """Processes, pool, events and tasks: everything of Quiesce that is not HTTP."""
 
 from workers.context import Progress
-from workers.stop import StopEvent, Stopped
+from workers.stop import StopEvent, Stopped, current
 from workers.tasks import task
 
-__all__ = ["Progress", "StopEvent", "Stopped", "task"]
+__all__ = ["Progress", "StopEvent", "Stopped", "current", "task"]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple, Protocol
 
@@ -19,14 +18,16 @@ class Ending(IntEnum):
     TIMED_OUT = 4  # its time limit passed, whatever it did afterwards
     LOST = 5  # its worker died under it
     KILLED = 6  # it still ran when the grace was over
+    SKIPPED = 7  # it never started, because it alone was stopped first
 
 
-class Leftovers(IntFlag):
-    """What a task left behind in its worker; both are gone before its lease counts as ended."""
+class Remarks(IntFlag):
+    """What else there is to say of an attempt; what it left is gone before its lease has ended."""
 
     NONE = 0
-    PROCESSES = 1
-    THREADS = 2
+    LEFT_PROCESSES = 1
+    LEFT_THREADS = 2
+    SHIELDED = 4  # it was in a critical section after it had been asked to stop
 
 
 class Outcome(NamedTuple):
@@ -35,16 +36,15 @@ class Outcome(NamedTuple):
     index: int  # type: ignore[assignment]  # our word; tuple.index is of no use here
     attempt: int
     ending: Ending
-    payload: bytes  # JSON: the result (RETURNED, STOPPED), the error object (else), b"" if KILLED
+    payload: bytes  # JSON: the result (RETURNED, STOPPED) or error object; b"" if KILLED or SKIPPED
     began: float
     ended: float
     noticed: float  # when the task first saw its event set; 0.0 if it never did
     pid: int
-    leftovers: Leftovers
+    remarks: Remarks
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """How often a failing task is tried, and how long it rests in between (full jitter)."""
 
     max_attempts: int = 1
@@ -52,8 +52,7 @@ class RetryPolicy:
     max_backoff_s: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One batch as the pool sees it."""
 
     batch_id: str
@@ -63,7 +62,7 @@ class Order:
     priority: int = 0
     timeout_s: float | None = None
     timeout_grace_s: float = 5.0
-    retries: RetryPolicy = RetryPolicy()  # frozen, so one serves all
+    retries: RetryPolicy = RetryPolicy()
     fail_fast: bool = False
 
 
@@ -72,6 +71,14 @@ class StopCause(StrEnum):
 
     FAIL_FAST = "fail_fast"  # a task failed for good and the order said fail_fast
     EVENT_SET = "event_set"  # somebody set the batch's event directly
+
+
+class StackSample(NamedTuple):
+    """Where a task was that had not looked at its event for longer than its limit."""
+
+    taken: float  # on the monotonic clock
+    silent_s: float  # since its last look, or since it began
+    stack: str  # as the interpreter writes it, the innermost call first; "" if it cannot be had
 
 
 class Listener(Protocol):
@@ -88,6 +95,9 @@ class Listener(Protocol):
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         """A running task reported its progress, as JSON `{"done", "total", "message"}`."""
+
+    def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
+        """A running task has not looked at its event for longer than its limit; said once."""
 
     def stopping(self, cause: StopCause) -> None:
         """The pool began to stop this batch without having been asked by the service."""
@@ -107,6 +117,24 @@ class RunningTask(NamedTuple):
     pid: int
     began: float
     looked: float  # last look at its event; equals `began` if it has not looked yet
+    worst_gap_s: float = 0.0  # longest time from one look to the next so far
+    is_waiting: bool = (
+        False  # it waits for its event, or where a stop interrupts it: it would end at once
+    )
+    shielded_until: float = 0.0  # when its critical section is over at the latest; 0.0 outside one
+
+
+class Gaps(NamedTuple):
+    """How long the tasks of one function go without a look at their event.
+
+    A gap reaches from a task's beginning or its last look to the next look or its end; time spent
+    waiting for the event is none. So `worst_s` is what a stop could have had to wait at worst.
+    """
+
+    attempts: int  # that have ended
+    never_looked: int  # of those
+    worst_s: float
+    p99_s: float  # 99 of 100 gaps were shorter; rounded up by at most half an octave
 
 
 class WorkerState(StrEnum):
@@ -138,7 +166,6 @@ class PoolView(NamedTuple):
     workers: list[WorkerView]
     restarts: int
     pending: int
-    turned: float  # when the pool's thread last went round, on the monotonic clock
     degraded: list[str]  # one sentence per reason; empty when all is well
 
 
@@ -171,6 +198,16 @@ class Backend(Protocol):
                  A repeat can only shorten it. A batch that has settled is left alone.
         """
 
+    def request_task_stop(
+        self, batch_id: str, index: int, grace_s: float | None, on_settled: Callable[[], None]
+    ) -> None:
+        """Stop one task of a batch, which goes on; returns at once.
+
+        grace_s     as in `request_stop`, counted from the first stop of this task
+        on_settled  called on the pool's thread, once, when nothing of the task runs and its outcome
+                    has been told; also if that was so before, or there is no such task
+        """
+
     def event(self, batch_id: str) -> Event:
         """The batch's event, hosted by the Manager."""
 
@@ -180,8 +217,15 @@ class Backend(Protocol):
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""
 
+    def gaps(self) -> dict[str, Gaps]:
+        """Checkpoint gaps by task function, since the start of the pool."""
+
     def unkillable(self, batch_id: str) -> list[int]:
         """Pids of the batch's processes that even SIGKILL did not end within its limit."""
+
+    @property
+    def turned(self) -> float:
+        """When the pool's thread last went round, on the monotonic clock: proof of progress."""
 
     def view(self) -> PoolView:
         """The pool as it is now."""

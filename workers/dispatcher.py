@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from time import monotonic
 
-from workers.backend import WorkerState
+from workers.backend import Outcome, WorkerState
 from workers.held import Held
 from workers.job import AHEAD_S, Job
 from workers.killing import Executioner
@@ -25,7 +25,7 @@ RECALL_AFTER_S = 0.05
 LOOK_EVERY_S = 0.005
 #: How long a worker has to give back a lease that it has not opened, before it is made to.
 GIVE_BACK_LIMIT_S = 0.05
-MAX_LEASES_AHEAD = 32
+MAX_LEASES_AHEAD = 128
 MEASURE_EVERY_S = 1.0
 
 
@@ -45,14 +45,16 @@ class Dispatcher:
         on_lease: Callable[[WorkerProcess, Held], None],
         on_begun: Callable[[Job, float], None],
         on_void: Callable[[WorkerProcess, Held], None],
+        on_given_up: Callable[[Job, list[Outcome]], None],
     ) -> None:
         """on_lease: a lease was handed out; on_begun: a batch's first task has begun;
-        on_void: a lease came back unopened.
+        on_void: a lease came back unopened; on_given_up: tasks that came back were stopped before.
         """
         self._settings = settings
         self._loop = loop
         self._kills = kills
         self._on_lease, self._on_begun, self._on_void = on_lease, on_begun, on_void
+        self._on_given_up = on_given_up
         self._scheduler: Scheduler[Job] = Scheduler()
         self._idle: OrderedDict[WorkerProcess, None] = OrderedDict()
         self._busy: dict[WorkerProcess, None] = {}
@@ -98,9 +100,11 @@ class Dispatcher:
         """Whether some batch waits for a worker."""
         return bool(self._scheduler)
 
-    def call_back(self, worker: WorkerProcess, held: Held, command: Command) -> None:
+    def call_back(
+        self, worker: WorkerProcess, held: Held, command: Command, position: int = 0
+    ) -> None:
         """Have a lease stopped or recalled; if it waits in the worker, it comes back unopened."""
-        worker.command(command, held.lease.number)
+        worker.command(command, held.lease.number, position)
         held.is_called_back = True
         if worker.held is not held:
             due = monotonic() + GIVE_BACK_LIMIT_S
@@ -111,7 +115,9 @@ class Dispatcher:
         if position < held.until:
             indexes = held.lease.indexes[position : held.until]
             held.until = position
-            held.job.give_back(indexes, held.lease.attempt)
+            given_up = held.job.give_back(indexes, held.lease.attempt)
+            if given_up:
+                self._on_given_up(held.job, given_up)
 
     def returned(self, worker: WorkerProcess, message: Control) -> None:
         """A worker's answer to a command: what it has not begun, and never will."""
@@ -144,6 +150,7 @@ class Dispatcher:
     def _stock_up(self, now: float) -> None:
         """Hand out short work to workers that will soon be through with theirs, in turn."""
         found = [worker for worker in self._busy if worker.ahead_s < AHEAD_S / 2]
+        found = [worker for worker in found if self._may_have_more(worker)]
         while found:
             for worker in found[:]:
                 job = self._scheduler.first(now)
@@ -154,14 +161,18 @@ class Dispatcher:
                 else:
                     found.remove(worker)
 
-    def _has_room(self, worker: WorkerProcess) -> bool:
+    def _may_have_more(self, worker: WorkerProcess) -> bool:
         held = worker.held
         return (
             held is not None
             and held.job.is_brisk
             and not held.is_called_back
             and worker.state is WorkerState.BUSY
-            and worker.ahead_s < AHEAD_S
+        )
+
+    def _has_room(self, worker: WorkerProcess) -> bool:
+        return (
+            worker.ahead_s < AHEAD_S
             and len(worker.leases) < MAX_LEASES_AHEAD
             and not self.is_worn_out(worker)
         )

@@ -54,3 +54,7 @@ class TaskFailed(WorkersError):
     def __init__(self, index: int, error: dict[str, object]) -> None:
         super().__init__(f"task {index}: {error.get('type')}: {error.get('message')}")
         self.index, self.error = index, error
+
+
+class NotInTask(WorkersError, LookupError):
+    """`current()` was called where no task runs."""

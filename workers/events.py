@@ -48,8 +48,9 @@ class Board:
         self._set: set[str] = set()
         self._is_everything_set = False
 
-    def is_set(self, key: str) -> bool:
-        return self._is_everything_set or key in self._set
+    def is_set(self, keys: Sequence[str]) -> bool:
+        """Whether any of them is."""
+        return self._is_everything_set or not self._set.isdisjoint(keys)
 
     def set(self, keys: Sequence[str]) -> None:
         with self._changed:
@@ -64,9 +65,9 @@ class Board:
     def forget(self, key: str) -> None:
         self._set.discard(key)
 
-    def wait(self, key: str, timeout: float) -> bool:
+    def wait(self, keys: Sequence[str], timeout: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self.is_set(key), timeout)
+            return self._changed.wait_for(lambda: self.is_set(keys), timeout)
 
 
 class BoardProxy(BaseProxy):
@@ -161,15 +162,17 @@ class Link:
         return self._proxy
 
 
-class RemoteSource:
+class RemoteFlag:
     """What a StopEvent looks at outside its worker; no answer means stop."""
 
-    def __init__(self, key: str, link: Link) -> None:
-        self._key, self._link = key, link
+    def __init__(self, keys: Sequence[str], link: Link) -> None:
+        """keys: the events of which each stops the task: its batch's and its own."""
+        self._keys, self._link = keys, link
 
-    def is_set(self) -> bool:
+    @property
+    def is_on(self) -> bool:
         try:
-            return bool(self._link.ask("is_set", self._key, limit_s=CHILD_LIMIT_S))
+            return bool(self._link.ask("is_set", self._keys, limit_s=CHILD_LIMIT_S))
         except ManagerUnavailable:
             return True
 
@@ -179,7 +182,7 @@ class RemoteSource:
             left = WAIT_SLICE_S if end is None else min(WAIT_SLICE_S, max(0.0, end - monotonic()))
             try:
                 limit_s = left + CHILD_LIMIT_S
-                if self._link.ask("wait", self._key, left, limit_s=limit_s):
+                if self._link.ask("wait", self._keys, left, limit_s=limit_s):
                     return True
             except ManagerUnavailable:
                 return True
@@ -191,12 +194,12 @@ _links: dict[str, Link] = {}
 os.register_at_fork(after_in_child=_links.clear)  # the couriers' threads stay in the parent
 
 
-def source_at(key: str, address: str) -> RemoteSource:
-    """The event `key` of the Manager at `address`; the processes of one service share its key."""
+def remote_flag(keys: Sequence[str], address: str) -> RemoteFlag:
+    """The events `keys` of the Manager at `address`; the processes of one service share its key."""
     link = _links.get(address)
     if link is None:
         link = _links[address] = Link(address, bytes(current_process().authkey))
-    return RemoteSource(key, link)
+    return RemoteFlag(keys, link)
 
 
 class Events:
@@ -210,7 +213,7 @@ class Events:
     def is_set(self, key: str) -> bool:
         """Asks the Manager; falls back on what this process knows."""
         try:
-            return bool(self._link.ask("is_set", key, limit_s=SERVICE_LIMIT_S))
+            return bool(self._link.ask("is_set", [key], limit_s=SERVICE_LIMIT_S))
         except ManagerUnavailable:
             return key in self._set
 
@@ -236,7 +239,7 @@ class Events:
             if left <= 0:
                 return False
             try:
-                self._link.ask("wait", key, left, limit_s=left + SERVICE_LIMIT_S)
+                self._link.ask("wait", [key], left, limit_s=left + SERVICE_LIMIT_S)
             except ManagerUnavailable:
                 threading.Event().wait(min(left, RETRY_EVERY_S))
         return True

@@ -38,6 +38,15 @@ class Held:
         self.first_began = 0.0
         self.last_ended = 0.0
 
+    def find(self, index: int) -> int | None:
+        """Where a task is in this lease, if it is to run or runs; None if it is not, or has ended."""
+        indexes = self.lease.indexes
+        if index in indexes:
+            position = indexes.index(index)
+            if self.done <= position < self.until:
+                return position
+        return None
+
     @property
     def lasted_s(self) -> float:
         """From the beginning of its first task to the end of the last one reported."""
@@ -52,3 +61,6 @@ class Doom:
     held: Held
     position: int | None  # of the task it is killed for; None: whatever it has of its lease
     is_carried_out: bool = False
+    freeze_due: float = 0.0  # when it must stand still
+    is_waiting: bool = False  # a critical section holds it up
+    waits_until: float = 0.0  # for the end of a critical section, at the latest; 0.0 if it did not

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+
+# Bound here and now: what a task patches in this module must not reach the control thread.
+from os import _exit, read, write
 from typing import NamedTuple
 
+from workers.descriptors import PIPES_LOST, Pipe
 from workers.messages import CONTROL_BYTES, Command, Lease, pack_control, unpack_controls
 
+#: How often a main thread that wants to be called at a stop is called, until it says enough.
+RING_EVERY_S = 0.01
 _NOWHERE = -1
+
+
+class LocalFlag:
+    """The worker's stop flag: looked at without a call, waited for without polling."""
+
+    __slots__ = ("_event", "is_on")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.is_on = False
+
+    def set(self) -> None:
+        self.is_on = True
+        self._event.set()
+
+    def clear(self) -> None:
+        self.is_on = False
+        self._event.clear()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._event.wait(timeout)
 
 
 class Answer(NamedTuple):
@@ -28,8 +59,10 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.flag = threading.Event()
+        self.flag = LocalFlag()
         self.is_late = False  # the running task's time limit has passed
+        self.alarm: Callable[[], None] | None = None  # how to reach a main thread that blocks
+        self._is_alone = False  # the flag is on for the running task, not for its lease
         self._lock = threading.Lock()
         self._lease = 0
         self._position = _NOWHERE
@@ -42,7 +75,7 @@ class Inbox:
         """Make this the present lease; False if it was taken back before, and nobody expects it."""
         with self._lock:
             self._lease, self._position = lease.number, _NOWHERE
-            self.is_late = False
+            self.is_late = self._is_alone = False
             if self.is_closed:
                 return False
             if self._stopped:
@@ -60,8 +93,8 @@ class Inbox:
             if not self._left:
                 self._position = _NOWHERE
                 return None
-            if self.is_late:  # that was for the task before this one
-                self.is_late = False
+            if self._is_alone:  # that was for the task before this one
+                self.is_late = self._is_alone = False
                 self.flag.clear()
             self._position = self._left.popleft()
             return self._position
@@ -81,27 +114,30 @@ class Inbox:
         with self._lock:
             if lease == self._lease:
                 self._left.clear()
+                self._is_alone = False
                 self.flag.set()
                 return None
             return self._void(lease)
 
+    def stop_task(self, lease: int, position: int) -> Answer | None:
+        """Set the event for one task if it runs; like `recall` for the rest of its lease."""
+        with self._lock:
+            if (lease, position) == (self._lease, self._position) and not self.flag.is_on:
+                self._is_alone = True
+                self.flag.set()
+            return self._recall(lease)
+
     def time_up(self, lease: int, position: int) -> None:
         """Set the event for one task, if it is the one that runs and was not told to stop already."""
         with self._lock:
-            if (lease, position) == (self._lease, self._position) and not self.flag.is_set():
-                self.is_late = True
+            if (lease, position) == (self._lease, self._position) and not self.flag.is_on:
+                self.is_late = self._is_alone = True
                 self.flag.set()
 
     def recall(self, lease: int) -> Answer | None:
         """Take back what has not begun."""
         with self._lock:
-            if lease != self._lease:
-                return self._void(lease)
-            if not self._left:
-                return None
-            first = self._left[0]
-            self._left.clear()
-            return Answer(Command.RETURNED, first)
+            return self._recall(lease)
 
     def close(self) -> None:
         """Stop everything, now and for ever: the service has gone."""
@@ -109,6 +145,27 @@ class Inbox:
             self.is_closed = True
             self._left.clear()
             self.flag.set()
+
+    def ring(self) -> bool:
+        """Call a main thread that wants to hear of its stop at once; whether to look again soon.
+
+        As long as the stopped task runs: it may come to want it only then.
+        """
+        if not self.flag.is_on or self._position == _NOWHERE:
+            return False
+        alarm = self.alarm
+        if alarm is not None:
+            alarm()
+        return True
+
+    def _recall(self, lease: int) -> Answer | None:
+        if lease != self._lease:
+            return self._void(lease)
+        if not self._left:
+            return None
+        first = self._left[0]
+        self._left.clear()
+        return Answer(Command.RETURNED, first)
 
     def _void(self, lease: int) -> Answer | None:
         """A lease that is still in the pipe is never opened; one that has ended needs nothing."""
@@ -120,29 +177,58 @@ class Inbox:
 
 def follow(control: int, inbox: Inbox) -> None:
     """Carry out what comes on the control pipe; the body of the control thread."""
-    text = b""
+    # What is sent to the process is for its main thread, which may be waiting for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pipe = Pipe(control)
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    text, is_ringing = b"", False
     while True:
+        if is_ringing and not poll.poll(RING_EVERY_S * 1000):
+            is_ringing = inbox.ring()
+            continue
         try:
-            more = os.read(control, 4096)
-        except OSError:  # a task closed the descriptor: a worker that cannot be stopped must go
-            os._exit(1)
+            more = read(control, 4096)
+        except MemoryError:  # a task has used it up; what there is to be read stays there
+            time.sleep(RING_EVERY_S)
+            continue
+        except OSError:
+            more = b""
+        if not pipe.is_intact:  # by a task's doing: a worker that cannot be stopped must go
+            _exit(PIPES_LOST)
         if not more:
-            # The service has gone, and nobody reads what tasks print while they clean up.
-            null = os.open(os.devnull, os.O_WRONLY)
-            for stream in (1, 2):
-                os.dup2(null, stream)
-            inbox.close()
-            return
+            break
         text += more
         for command, lease, position in unpack_controls(text):
-            answer = None
-            if command == Command.STOP:
-                answer = inbox.stop(lease)
-            elif command == Command.TIME_UP:
-                inbox.time_up(lease, position)
-            elif command == Command.RECALL:
-                answer = inbox.recall(lease)
+            answer = _obey(inbox, command, lease, position)
             if answer is not None:
                 with suppress(OSError):
-                    os.write(control, pack_control(answer.command, lease, answer.position))
+                    write(control, pack_control(answer.command, lease, answer.position))
         text = text[len(text) - len(text) % CONTROL_BYTES :]
+        is_ringing = inbox.ring()
+    _outlive_the_service(inbox)
+
+
+def _obey(inbox: Inbox, command: int, lease: int, position: int) -> Answer | None:
+    match command:
+        case Command.STOP:
+            return inbox.stop(lease)
+        case Command.STOP_TASK:
+            return inbox.stop_task(lease, position)
+        case Command.RECALL:
+            return inbox.recall(lease)
+        case Command.TIME_UP:
+            inbox.time_up(lease, position)
+    return None
+
+
+def _outlive_the_service(inbox: Inbox) -> None:
+    """Nobody reads what tasks print while they clean up; the process ends with the grace."""
+    with suppress(OSError):  # no descriptor left
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(null, stream)
+    inbox.close()
+    while True:
+        inbox.ring()
+        time.sleep(RING_EVERY_S)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 # A segment's offsets are 32 bits wide, which halves what a pending task costs.
 _OFFSET = "I"
+_OFFSET_BYTES = array(_OFFSET).itemsize
 _MAX_SEGMENT_BYTES = 2**32 - 1
 
 
@@ -21,17 +23,22 @@ class Run(NamedTuple):
     text: bytes
 
 
+#: The index of its first item, where each one ends (as 32-bit words), the items end to end. Nothing
+#: in it is of interest to the garbage collector, and there may be very many small batches.
+_Segment = tuple[int, bytes, bytes]
+_first_of: Callable[[_Segment], int] = itemgetter(0)
+
+
 class Items:
     """An append-only list of JSON texts.
 
     Memory: the texts themselves, 4 bytes per item, and a constant per segment.
     """
 
-    __slots__ = ("_count", "_firsts", "_segments")
+    __slots__ = ("_count", "_segments")
 
     def __init__(self, texts: Iterable[bytes] = ()) -> None:
-        self._segments: list[tuple[bytes, array[int]]] = []
-        self._firsts: list[int] = []
+        self._segments: tuple[_Segment, ...] = ()
         self._count = 0
         texts = texts if isinstance(texts, list) else list(texts)
         if texts:
@@ -45,20 +52,20 @@ class Items:
         text = b"".join(texts)
         if len(text) > _MAX_SEGMENT_BYTES:
             raise ValueError("a segment holds at most 4 GiB of items")
-        self._segments.append((text, array(_OFFSET, accumulate(map(len, texts)))))
-        self._firsts.append(self._count)
+        ends = array(_OFFSET, accumulate(map(len, texts)))
+        self._segments += ((self._count, ends.tobytes(), text),)
         self._count += len(texts)
 
     def run(self, first: int, count: int) -> Run:
         """The items from `first` on: at most `count`, fewer where their segment ends."""
-        number = bisect_right(self._firsts, first) - 1
-        text, ends = self._segments[number]
-        start = first - self._firsts[number]
-        chosen = ends[start : start + count]
-        begin = ends[start - 1] if start else 0
-        if begin:
-            chosen = array(_OFFSET, [end - begin for end in chosen])
-        return Run(first, chosen, text[begin : begin + chosen[-1]])
+        number = bisect_right(self._segments, first, key=_first_of) - 1
+        begins, words, text = self._segments[number]
+        start = (first - begins) * _OFFSET_BYTES
+        ends = array(_OFFSET, words[start : start + count * _OFFSET_BYTES])
+        if not start:
+            return Run(first, ends, text[: ends[-1]])
+        [begin] = array(_OFFSET, words[start - _OFFSET_BYTES : start])
+        return Run(first, array(_OFFSET, [end - begin for end in ends]), text[begin : ends[-1]])
 
     def one(self, index: int) -> bytes:
         """The JSON text of one item."""

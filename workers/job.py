@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from time import monotonic
 
-from workers.backend import Listener, Order, Outcome, RetryPolicy
+from workers.backend import Ending, Listener, Order, Outcome, Remarks, RetryPolicy
 from workers.loop import Timer
 from workers.messages import Lease
+from workers.pending import Pending
 
 #: How much work one lease is, and how much a worker may have before it, in seconds: small enough to
 #: be shared out, large enough not to be felt.
@@ -29,6 +30,20 @@ class Pace:
         self.task_s = UNKNOWN_S
 
 
+class TaskStop:
+    """The stop of one task of a batch that goes on. Owner of every field: the pool's thread."""
+
+    __slots__ = ("asked", "key", "kill_due", "kill_timer", "waiters")
+
+    def __init__(self, key: str) -> None:
+        """key: the Manager's event for processes that the task has started."""
+        self.key = key
+        self.asked = monotonic()
+        self.kill_due: float | None = None
+        self.kill_timer: Timer | None = None
+        self.waiters: list[Callable[[], None]] = []
+
+
 class Job:
     """The pool's own record of a batch. Owner of every field: the pool's thread."""
 
@@ -45,11 +60,11 @@ class Job:
         self.stop_asked = 0.0
         self.kill_due: float | None = None
         self.kill_timer: Timer | None = None
-        self.resting: dict[int, Outcome] = {}  # waits for its next attempt: index -> last outcome
+        self.resting: set[int] = set()  # waits for its next attempt
         self.unkillable: list[int] = []
-        self._next = 0
-        self._total = len(order.items)
-        self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
+        self.task_stops: dict[int, TaskStop] = {}  # by index, until nothing of the task runs
+        self._pending = Pending(len(order.items))
+        self._failed: dict[int, Outcome] = {}  # the last outcome of what is to be tried again
         self._lease_tasks = 1
         self._pace = pace
         self._task_s: float | None = None  # how long one of its own takes, once that is known
@@ -62,7 +77,7 @@ class Job:
     @property
     def pending(self) -> int:
         """How many tasks wait for a worker."""
-        return self._total - self._next + len(self._returned)
+        return len(self._pending)
 
     @property
     def is_runnable(self) -> bool:
@@ -87,17 +102,26 @@ class Job:
         share = self.pending // (workers * _SHARES_PER_WORKER) + 1
         count = min(self._lease_tasks, share, most)
         self.leases_out += 1
-        if self._returned:
+        if self._pending.has_returned:
             return self._lease_of_returned(number, count)
-        first, ends, text = self.order.items.run(self._next, count)
-        self._next += len(ends)
+        first, ends, text = self.order.items.run(*self._pending.take(count))
+        self._pending.taken(len(ends))
         indexes = array("I", range(first, first + len(ends)))
         return self._lease(number, 1, indexes, ends, text)
 
-    def give_back(self, indexes: Iterable[int], attempt: int) -> None:
-        """Take back tasks that have not begun; they are next."""
-        if not self.is_stopping:
-            self._returned.extendleft((index, attempt) for index in reversed(list(indexes)))
+    def give_back(self, indexes: Sequence[int], attempt: int) -> list[Outcome]:
+        """Take back tasks that have not begun: they are next, unless they have been stopped.
+
+        returns  the outcomes of those that have been
+        """
+        if self.is_stopping:
+            return [self._failed.pop(index) for index in indexes if index in self._failed]
+        if not self.task_stops:
+            self._pending.give_back(indexes, attempt)
+            return []
+        kept = [index for index in indexes if index not in self.task_stops]
+        self._pending.give_back(kept, attempt)
+        return [self._unstarted(index) for index in indexes if index in self.task_stops]
 
     def learn(self, count: int, lasted_s: float) -> None:
         """Size the next lease by the last one: twice as large, as far as it fits LEASE_S."""
@@ -111,31 +135,47 @@ class Job:
         self._task_s = self._pace.task_s = UNKNOWN_S
 
     def stop(self) -> list[Outcome]:
-        """Drop what never started; the last outcomes of tasks that rested before a retry."""
+        """Drop what never started; the last outcomes of tasks that waited for their next attempt."""
         self.is_stopping = True
-        self._next = self._total
-        self._returned.clear()
-        resting = list(self.resting.values())
+        waiting = [*self.resting, *self._pending.clear()]
         self.resting.clear()
-        return resting
+        return [self._failed.pop(index) for index in waiting if index in self._failed]
+
+    def stop_task(self, index: int) -> Outcome | None:
+        """Drop one task that waits for a worker or rests, with the outcome it gets; else None."""
+        if index in self.resting:
+            self.resting.discard(index)
+        elif not self._pending.drop(index):
+            return None
+        return self._unstarted(index)
 
     def rest(self, outcome: Outcome) -> float:
         """Keep a failed task for another attempt; how long it must rest, in seconds."""
-        self.resting[outcome.index] = outcome
+        self.resting.add(outcome.index)
+        self._failed[outcome.index] = outcome
         return retry_delay_s(outcome.attempt + 1, self.order.retries)
 
     def wake(self, index: int) -> None:
-        """A task has rested: it is pending again, unless the batch was stopped meanwhile."""
-        outcome = self.resting.pop(index, None)
-        if outcome is not None:
-            self._returned.append((index, outcome.attempt + 1))
+        """A task has rested: it is pending again, unless it was stopped meanwhile."""
+        if index in self.resting:
+            self.resting.discard(index)
+            self._pending.add(index, self._failed[index].attempt + 1)
+
+    def ended(self, index: int) -> None:
+        """A task will not be tried again."""
+        self._failed.pop(index, None)
+
+    def _unstarted(self, index: int) -> Outcome:
+        """A task stopped before it began: its last failure, or no attempt at all."""
+        failed = self._failed.pop(index, None)
+        if failed is not None:
+            return failed
+        now = monotonic()
+        return Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
 
     def _lease_of_returned(self, number: int, count: int) -> Lease:
         """Tasks of one attempt number, as they come."""
-        attempt = self._returned[0][1]
-        indexes = array("I")
-        while self._returned and len(indexes) < count and self._returned[0][1] == attempt:
-            indexes.append(self._returned.popleft()[0])
+        indexes, attempt = self._pending.take_returned(count)
         texts = [self.order.items.one(index) for index in indexes]
         ends, end = array("I"), 0
         for text in texts:
@@ -146,7 +186,8 @@ class Job:
     def _lease(
         self, number: int, attempt: int, indexes: array[int], ends: array[int], text: bytes
     ) -> Lease:
-        return Lease(number, self.id, self.order.task, attempt, indexes, ends, text)
+        timeout_s = self.order.timeout_s or 0.0
+        return Lease(number, self.id, self.order.task, attempt, timeout_s, indexes, ends, text)
 
 
 def retry_delay_s(attempt: int, policy: RetryPolicy) -> float:

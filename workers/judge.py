@@ -5,19 +5,25 @@ from __future__ import annotations
 import signal
 from time import monotonic
 
-from workers.backend import Ending, Leftovers, Outcome
-from workers.failure import time_limit_error
+from workers.backend import Ending, Outcome, Remarks
+from workers.descriptors import PIPES_LOST
+from workers.failure import time_limit_error, write_error
 from workers.held import Held
 from workers.process import WorkerProcess
-from workers.tasks import write_error
 
 #: With this the interpreter begins the report of its own crash, on the worker's stderr.
 _CRASH_REPORT = b"Fatal Python error"
+#: What an exit code cannot say by itself.
+_HINTS = {
+    -signal.SIGKILL: "; if nobody sent it, the kernel did, mostly for lack of memory",
+    PIPES_LOST: ", as it does when a task has closed or replaced the pipes to the pool",
+}
 
 
 def lost_outcome(worker: WorkerProcess, held: Held, position: int, exitcode: int | None) -> Outcome:
     """The outcome of the task that had begun and was not reported, by why its worker ended."""
-    ending = worker.doom.ending if worker.doom is not None else Ending.LOST
+    doom = worker.doom
+    ending = doom.ending if doom is not None and doom.is_carried_out else Ending.LOST
     began, ended = worker.page.began(), monotonic()
     match ending:
         case Ending.KILLED:
@@ -27,7 +33,8 @@ def lost_outcome(worker: WorkerProcess, held: Held, position: int, exitcode: int
         case _:
             payload = _worker_lost(worker, exitcode)
     index, attempt = held.lease.indexes[position], held.lease.attempt
-    return Outcome(index, attempt, ending, payload, began, ended, 0.0, worker.pid, Leftovers.NONE)
+    remarks = Remarks.SHIELDED if doom is not None and doom.waits_until else Remarks.NONE
+    return Outcome(index, attempt, ending, payload, began, ended, 0.0, worker.pid, remarks)
 
 
 def _worker_lost(worker: WorkerProcess, exitcode: int | None) -> bytes:
@@ -37,10 +44,12 @@ def _worker_lost(worker: WorkerProcess, exitcode: int | None) -> bytes:
         error["message"] = f"worker {worker.pid} died together with its warden"
     elif exitcode < 0:
         name = _signal_name(-exitcode)
-        error["message"] = f"worker {worker.pid} was ended by {name} while it ran the task"
+        what = f"worker {worker.pid} was ended by {name} while it ran the task"
+        error["message"] = what + _HINTS.get(exitcode, "")
         error["exitcode"], error["signal"] = exitcode, name
     else:
-        error["message"] = f"worker {worker.pid} exited with code {exitcode} while it ran the task"
+        what = f"worker {worker.pid} exited with code {exitcode} while it ran the task"
+        error["message"] = what + _HINTS.get(exitcode, "")
         error["exitcode"] = exitcode
     crash = worker.output.rfind(_CRASH_REPORT)
     if crash >= 0:

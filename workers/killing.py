@@ -14,6 +14,8 @@ from workers.supervisor import Supervisor
 
 #: A process stuck in a kernel call does not stand still; it is killed without a look.
 FREEZE_LIMIT_S = 1.0
+#: How often to look whether a critical section has ended.
+SHIELD_LOOK_S = 0.003
 #: After this long, a process that SIGKILL did not end is reported as one that it cannot end.
 KILL_LIMIT_S = 5.0
 
@@ -24,12 +26,14 @@ class Executioner:
     A worker that is to be killed is condemned (no new lease), frozen, and its reports are read to
     the end. Only if it is still in the very lease it is condemned for is it killed: a kill never
     hits another batch's task, nor one that has just ended. What waits behind goes back to the pool.
+    Inside a critical section it goes on, once, until that is over.
     """
 
     def __init__(
         self,
         loop: Loop,
         staff: Supervisor,
+        max_shield_s: float,
         *,
         drain: Callable[[WorkerProcess], None],
         on_spared: Callable[[WorkerProcess], None],
@@ -40,6 +44,7 @@ class Executioner:
         """
         self._loop = loop
         self._staff = staff
+        self._max_shield_s = max_shield_s
         self._drain, self._on_spared, self._on_void = drain, on_spared, on_void
 
     def condemn(self, worker: WorkerProcess, ending: Ending, position: int | None = None) -> None:
@@ -49,9 +54,7 @@ class Executioner:
             return
         doom = worker.doom = Doom(ending, held, position)
         worker.state = WorkerState.CONDEMNED
-        self._staff.freeze(worker)
-        due = monotonic() + FREEZE_LIMIT_S
-        self._loop.call_at(due, partial(self._kill_unfrozen, worker, doom))
+        self._freeze(worker, doom)
 
     def reclaim(self, worker: WorkerProcess) -> None:
         """Take back the leases that it has not opened; it may be too busy to give them back."""
@@ -67,20 +70,60 @@ class Executioner:
             return
         self._drain(worker)
         if doom is not None:
-            if _is_due(worker, doom):
+            if not _is_due(worker, doom):
+                self._spare(worker)
+            elif not self._waits_for_shield(worker, doom):
                 self._kill(worker, doom)
                 return
-            worker.doom = None
-            if worker.held is not None:
-                worker.state = WorkerState.BUSY
-            else:
-                self._on_spared(worker)
+            elif not doom.is_waiting:
+                doom.is_waiting = True
+                self._look_later(worker, doom)
         try:
             if worker.is_reclaimed:
                 worker.is_reclaimed = False
                 self._void_unopened(worker)
         finally:
             self._staff.thaw(worker)
+
+    def _freeze(self, worker: WorkerProcess, doom: Doom) -> None:
+        doom.is_waiting = False
+        doom.freeze_due = monotonic() + FREEZE_LIMIT_S
+        self._staff.freeze(worker)
+        self._loop.call_at(doom.freeze_due, partial(self._kill_unfrozen, worker, doom))
+
+    def _spare(self, worker: WorkerProcess) -> None:
+        """It is not in what it was condemned for any more."""
+        worker.doom = None
+        if worker.held is not None:
+            worker.state = WorkerState.BUSY
+        else:
+            self._on_spared(worker)
+
+    # --- critical sections ------------------------------------------------------------------------
+
+    def _waits_for_shield(self, worker: WorkerProcess, doom: Doom) -> bool:
+        """Whether its critical section still holds the kill up: only once, and not for ever."""
+        now, ends = monotonic(), worker.page.shielded_until()
+        if ends <= now:
+            return False
+        if not doom.waits_until:
+            doom.waits_until = min(ends, now + self._max_shield_s)
+            worker.page.doom()  # it goes no further than the section's end
+        return now < doom.waits_until
+
+    def _look_later(self, worker: WorkerProcess, doom: Doom) -> None:
+        look = partial(self._look_whether_shielded, worker, doom)
+        self._loop.call_at(monotonic() + SHIELD_LOOK_S, look)
+
+    def _look_whether_shielded(self, worker: WorkerProcess, doom: Doom) -> None:
+        if worker.doom is not doom or worker.is_closed:
+            return
+        if _is_due(worker, doom) and self._waits_for_shield(worker, doom):
+            self._look_later(worker, doom)
+        else:
+            self._freeze(worker, doom)
+
+    # --- what the fence cannot hold ---------------------------------------------------------------
 
     def _void_unopened(self, worker: WorkerProcess) -> None:
         """By its page it is in one lease, and it looks there before it begins another."""
@@ -100,6 +143,8 @@ class Executioner:
     def _kill_unfrozen(self, worker: WorkerProcess, doom: Doom) -> None:
         """It does not stand still in time. By its own reports it may be in something else now."""
         if worker.doom is not doom or doom.is_carried_out or worker.is_closed:
+            return
+        if doom.is_waiting or monotonic() < doom.freeze_due:
             return
         self._staff.nudge()
         self._drain(worker)

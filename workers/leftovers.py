@@ -11,11 +11,12 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from workers.backend import Leftovers
 from workers.linux import children, kill
 
 THREADS_WAIT_S = 0.05
 CHILDREN_WAIT_S = 5.0
+#: With threads that may start new ones as fast as they are ended, there is no use in going on.
+BREEDING_WAIT_S = 0.1
 
 
 class StrayProcesses(Exception):
@@ -31,22 +32,22 @@ def has_children() -> bool:
     return True
 
 
-def end_children() -> Leftovers:
-    """Kill and reap every descendant; the caller must be a subreaper. Raises StrayProcesses.
+def end_children(limit_s: float = CHILDREN_WAIT_S) -> bool:
+    """Kill and reap every descendant; whether there was any. Raises StrayProcesses.
 
-    Children that have ended and only wait to be reaped are nobody's leftovers, and neither are the
-    standard library's own servants.
+    The caller must be a subreaper. Children that have ended and only wait to be reaped are nobody's
+    leftovers, and neither are the standard library's own servants.
     """
     if not has_children():
-        return Leftovers.NONE
-    left = Leftovers.NONE
-    end = monotonic() + CHILDREN_WAIT_S
+        return False
+    found = False
+    end = monotonic() + limit_s
     tracker, forkserver = _pid_of(*_TRACKER), _pid_of(*_FORKSERVER)
     while _reap() and monotonic() < end:
         present = children()
         if strangers := present - {tracker}:
             if strangers != {forkserver}:
-                left = Leftovers.PROCESSES
+                found = True
             _kill_and_wait(strangers, end)
         elif present:
             _dismiss_tracker(present, end)
@@ -54,10 +55,10 @@ def end_children() -> Leftovers:
         raise StrayProcesses(f"children {sorted(children())} do not end")
     for servant in (_TRACKER, _FORKSERVER):
         _forget(*servant)
-    return left
+    return found
 
 
-def await_threads(baseline: int) -> Leftovers:
+def await_threads(baseline: int) -> bool:
     """Give threads a moment to end by themselves; whether any is left."""
     end = monotonic() + THREADS_WAIT_S
     mine = threading.current_thread()
@@ -67,7 +68,7 @@ def await_threads(baseline: int) -> Leftovers:
                 thread.join(min(left_s, 0.005))
         if running_threads() > baseline:
             threading.Event().wait(0.001)
-    return Leftovers.THREADS if running_threads() > baseline else Leftovers.NONE
+    return running_threads() > baseline
 
 
 def _reap() -> bool:

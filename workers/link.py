@@ -13,7 +13,7 @@ from pathlib import Path
 
 from workers import wire
 from workers.events import manager_address
-from workers.linux import kill, pids_with_variable
+from workers.linux import end_marked
 
 #: Marks every process of one pool, wherever in the tree it has moved to.
 MARK_VARIABLE = "QUIESCE_WARDEN"
@@ -35,6 +35,7 @@ class WardenLink:
         authkey: bytes,
         grace_s: float,
         max_result_bytes: int,
+        max_shield_s: float,
         environment: Mapping[str, str],
     ) -> None:
         self._folder = folder
@@ -59,6 +60,7 @@ class WardenLink:
                     "authkey": authkey.hex(),
                     "grace_s": grace_s,
                     "max_result_bytes": max_result_bytes,
+                    "max_shield_s": max_shield_s,
                 }
             )
             self.tell({"do": "manager"}, [their_lifeline.fileno()])
@@ -108,11 +110,6 @@ class WardenLink:
         self._lifeline.close()
         self._process.kill()
         self._process.wait()
-        for _ in range(SWEEPS):
-            marked = pids_with_variable(MARK_VARIABLE, self._mark)
-            if not marked:
-                break
-            for pid in marked:
-                kill(pid)
+        end_marked(MARK_VARIABLE, self._mark, SWEEPS)
         with suppress(OSError):
             os.unlink(manager_address(self._folder))

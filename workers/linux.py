@@ -45,7 +45,8 @@ def children() -> set[int]:
     try:
         threads = os.listdir("/proc/self/task")
         lists = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in threads]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or a thread just ended
+    # A kernel without CONFIG_PROC_CHILDREN, or a thread has ended before or in the middle of it.
+    except (FileNotFoundError, ProcessLookupError):
         me = os.getpid()
         return {pid for pid in all_pids() if parent_of(pid) == me}
     return {int(pid) for text in lists for pid in text.split()}
@@ -72,6 +73,20 @@ def parent_of(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def group_members(group: int) -> list[int]:
+    """The processes of a group that run; those that have ended and wait to be reaped do not."""
+    found = []
+    for pid in all_pids():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        state, _, its_group = stat.rpartition(")")[2].split(maxsplit=3)[:3]
+        if int(its_group) == group and state not in "ZX":
+            found.append(pid)
+    return found
+
+
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process; 0 if it is gone."""
     try:
@@ -83,13 +98,42 @@ def resident_bytes(pid: int) -> int:
 
 def pids_with_variable(name: str, value: str) -> list[int]:
     """Processes that were started with this environment variable, as far as we may look."""
+    return _look_for(name, value)[0]
+
+
+def end_marked(name: str, value: str, sweeps: int) -> None:
+    """Kill all processes that were started with this environment variable, until none is left.
+
+    One that forks and ends after it was listed, and before it is looked at, leaves a child that was
+    not listed. So only a sweep during which nobody has vanished shows that there is none.
+    """
+    blank_before: set[int] = set()
+    for _ in range(sweeps):
+        marked, blank = _look_for(name, value)
+        for pid in marked:
+            kill(pid)
+        if not marked and blank <= blank_before:
+            return
+        blank_before = blank
+
+
+def _look_for(name: str, value: str) -> tuple[list[int], set[int]]:
+    """Processes with this environment variable; and those that show none at all.
+
+    Kernel threads never show any; others do not while they start a program, and once they have ended.
+    """
     wanted = f"{name}={value}".encode()
-    found = []
+    found, blank = [], set()
     for pid in all_pids():
-        with suppress(OSError):
-            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(pid)
-    return found
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            variables = b""
+        if wanted in variables.split(b"\0"):
+            found.append(pid)
+        elif not variables:
+            blank.add(pid)
+    return found, blank
 
 
 def _prctl(option: int, argument: int) -> None:

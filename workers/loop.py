@@ -37,9 +37,10 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = count()
-        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._calls: deque[tuple[Any, ...]] = deque()  # a function and its arguments
         self._lock = threading.Lock()
         self._cancelled = 0
+        self._last_call: Callable[[], None] | None = None
         self._wakes = 0.0  # when it will by itself, while it sleeps; else 0
         self._is_woken = False
         self._is_ending = False
@@ -55,15 +56,19 @@ class Loop:
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call it on the loop's thread, after the calls before it. From any thread."""
-        self._calls.append((function, arguments))
+        self._calls.append((function, *arguments))
         self._wake()
 
     def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """As `call`, but a loop that wakes by itself within SOON_S is left alone until then."""
-        self._calls.append((function, arguments))
+        self._calls.append((function, *arguments))
         # Set only while the loop sleeps, after it has seen that there was no call.
         if not 0.0 < self._wakes - monotonic() < SOON_S:
             self._wake()
+
+    def call_last(self, function: Callable[[], None]) -> None:
+        """Call it at the end of every turn, after whatever happened in it. Before the start only."""
+        self._last_call = function
 
     def call_at(self, when: float, function: Callable[[], None]) -> Timer:
         """Call it at a time on the monotonic clock. On the loop's thread only."""
@@ -146,8 +151,7 @@ class Loop:
     def _make_due_calls(self) -> None:
         calls = self._calls
         for _ in range(len(calls)):
-            function, arguments = calls.popleft()
-            self._make(function, *arguments)
+            self._make(*calls.popleft())
         now = monotonic()
         due = []
         while self._timers and self._timers[0][0] <= now:
@@ -156,6 +160,8 @@ class Loop:
             call, timer.call = timer.call, None
             if call is not None:
                 self._make(call)
+        if self._last_call is not None:
+            self._make(self._last_call)
 
     def _make(self, function: Callable[..., None], *arguments: Any) -> None:
         try:

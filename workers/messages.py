@@ -34,6 +34,7 @@ class Flag(IntFlag):
     LAST = 1  # the lease has ended with it
     LEFT_PROCESSES = 2  # the task left processes behind; they have been killed
     LEFT_THREADS = 4  # it left threads behind; the worker will not take another lease
+    SHIELDED = 8  # it was in a critical section after it had been asked to stop
 
 
 #: One frame from a worker: kind, flags, position, lease, began, ended, noticed, payload. A plain
@@ -44,6 +45,8 @@ _REPORT = struct.Struct("<BBHIQddd")
 REPORT_BYTES = _REPORT.size
 MAX_PAYLOAD_BYTES = 2**32 - 1
 _pack_report = _REPORT.pack
+#: A frame's head: kind, flags, position, length of the payload, lease, began, ended, noticed.
+peek_report = _REPORT.unpack_from
 _KINDS = frozenset(Kind)
 
 
@@ -62,22 +65,21 @@ def pack_report(
     return head + payload
 
 
-def unpack_reports(text: bytes) -> tuple[list[Report], int]:
-    """The whole frames at the start of `text`, and how many bytes they take. Raises BrokenFrame."""
-    reports: list[Report] = []
-    add, unpack, size = reports.append, _REPORT.unpack_from, REPORT_BYTES
-    at, end = 0, len(text)
-    while at + size <= end:
-        kind, flags, position, length, lease, began, ended, noticed = unpack(text, at)
-        if kind not in _KINDS:
-            raise BrokenFrame(f"a frame of unknown kind {kind}")
-        start = at + size
-        stop = start + length
-        if stop > end:
-            break
-        add((kind, flags, position, lease, began, ended, noticed, text[start:stop]))
-        at = stop
-    return reports, at
+def unpack_report(text: bytes, at: int) -> tuple[Report, int] | None:
+    """The frame at a position of `text` and where it ends; None if it is not all there.
+
+    raises  BrokenFrame
+    """
+    start = at + REPORT_BYTES
+    if start > len(text):
+        return None
+    kind, flags, position, length, lease, began, ended, noticed = peek_report(text, at)
+    if kind not in _KINDS:
+        raise BrokenFrame(f"a frame of unknown kind {kind}")
+    end = start + length
+    if end > len(text):
+        return None
+    return (kind, flags, position, lease, began, ended, noticed, text[start:end]), end
 
 
 def missing_bytes(text: bytes | bytearray) -> int:
@@ -97,6 +99,7 @@ class Lease(NamedTuple):
     batch_id: str
     task: str
     attempt: int
+    timeout_s: float  # of each task; 0.0 is none
     indexes: array[int]
     ends: array[int]  # where each item ends in `text`
     text: bytes
@@ -107,7 +110,7 @@ class Lease(NamedTuple):
         return self.text[ends[position - 1] if position else 0 : ends[position]]
 
 
-_LEASE = struct.Struct("<IQIIBB")
+_LEASE = struct.Struct("<IQIIdBB")
 MAX_NAME_BYTES = 255  # of a batch's id, and of a task's name
 LEASE_HEAD_BYTES = _LEASE.size
 _WORD = "I"
@@ -125,6 +128,7 @@ def pack_lease(lease: Lease) -> bytes:
         lease.number,
         lease.attempt,
         len(lease.indexes),
+        lease.timeout_s,
         len(batch_id),
         len(task),
     )
@@ -140,7 +144,7 @@ def lease_bytes(text: bytes) -> int:
 
 def unpack_lease(text: bytes) -> Lease:
     """The lease that was packed; `text` is exactly that."""
-    _, number, attempt, count, id_length, task_length = _LEASE.unpack_from(text)
+    _, number, attempt, count, timeout_s, id_length, task_length = _LEASE.unpack_from(text)
     task_at = LEASE_HEAD_BYTES + id_length
     indexes_at = task_at + task_length
     ends_at = indexes_at + count * _WORD_BYTES
@@ -150,6 +154,7 @@ def unpack_lease(text: bytes) -> Lease:
         text[LEASE_HEAD_BYTES:task_at].decode(),
         text[task_at:indexes_at].decode(),
         attempt,
+        timeout_s,
         array(_WORD, text[indexes_at:ends_at]),
         array(_WORD, text[ends_at:items_at]),
         text[items_at:],
@@ -166,7 +171,8 @@ class Command(IntEnum):
     TIME_UP = 2  # set the event for one task of the lease: its time limit has passed
     RECALL = 3  # give back what has not begun
     RETURNED = 4  # the answer to RECALL: everything from `position` on was not begun
-    VOIDED = 5  # the answer to STOP and RECALL of a lease not opened yet: it never will be
+    VOIDED = 5  # the answer to all of these for a lease not opened yet: it never will be
+    STOP_TASK = 6  # set the event for one task of the lease, give back what has not begun
 
 
 class Control(NamedTuple):

@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 # Eight-byte words. An aligned eight-byte store is atomic on every 64-bit Linux, so the place (lease
 # and position together) is one word: a worker killed in mid-write leaves the old place or the new.
-PLACE, BEGAN, LOOKED, WORST_GAP, VOID = range(5)
-PAGE_BYTES = mmap.PAGESIZE
+PLACE, BEGAN, LOOKED, WORST_GAP, VOID, SHIELD, WAITING, DOOMED, MAX_GAP = range(9)
+HEAD_WORDS = 512
+#: The whole file, of which only what is touched takes memory: the words above, the counters of each
+#: task function (`workers.gaps`), and at the end the room for one stack sample.
+PAGE_BYTES = 1 << 20
+STACK_BYTES = 1 << 16
+STACK_AT = PAGE_BYTES - STACK_BYTES
+WORD_BYTES = 8
 POSITION_BITS = 16
 MAX_LEASE_TASKS = 2**POSITION_BITS - 1
 
@@ -23,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Page:
-    """One page of memory that a worker writes and the pool reads."""
+    """Memory that a worker writes and the pool reads. Times are on the monotonic clock."""
 
     def __init__(self, fd: int) -> None:
         """Map the page behind `fd`; the descriptor stays the caller's."""
@@ -58,12 +64,40 @@ class Page:
         return Place(lease, position)
 
     def began(self) -> float:
-        """When that task began, on the monotonic clock."""
+        """When that task began."""
         return self.times[BEGAN]
 
     def looked(self) -> float:
         """When that task last looked at its event; its beginning if it has not."""
         return self.times[LOOKED]
+
+    def worst_gap_s(self) -> float:
+        """The longest time from one of its looks to the next."""
+        return self.times[WORST_GAP]
+
+    def is_waiting(self) -> bool:
+        """Whether it waits for its event, or where a stop breaks in: a stop would end it at once."""
+        return self.times[WAITING] != 0.0
+
+    def max_gap_s(self) -> float:
+        """How long the task function promises to go without a look; 0.0 if it says nothing."""
+        return self.times[MAX_GAP]
+
+    def shielded_until(self) -> float:
+        """When its critical section ends at the latest; 0.0 outside one."""
+        return self.times[SHIELD]
+
+    def doom(self) -> None:
+        """Have the task wait for its death at the end of its critical section."""
+        self.places[DOOMED] = self.places[PLACE]
+
+    def clear_stack(self) -> None:
+        """Make room for a stack sample."""
+        self._memory[STACK_AT:] = bytes(STACK_BYTES)
+
+    def stack(self) -> str:
+        """The stack sample that was written since; "" if there is none yet."""
+        return self._memory[STACK_AT:].partition(b"\0")[0].decode(errors="replace")
 
     def close(self) -> None:
         """Unmap the page."""

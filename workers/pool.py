@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
 from workers.backend import (
     Ending,
     Event,
+    Gaps,
     Listener,
     Order,
     Outcome,
@@ -30,6 +32,7 @@ from workers.loop import Loop
 from workers.messages import MAX_NAME_BYTES
 from workers.process import WorkerProcess
 from workers.reports import Reports
+from workers.samples import Samples
 from workers.settings import PoolSettings
 from workers.stops import Stops
 from workers.supervisor import Supervisor
@@ -38,7 +41,8 @@ __all__ = ["Pool", "PoolSettings"]
 
 START_LIMIT_S = 120.0
 CLOSE_MARGIN_S = 10.0
-_FINE = (Ending.RETURNED, Ending.STOPPED)
+#: What is no failure; a task is only ever killed because its stop was asked for.
+_FINE = (Ending.RETURNED, Ending.STOPPED, Ending.KILLED)
 
 
 class Pool:
@@ -52,6 +56,7 @@ class Pool:
         self._kills = Executioner(
             self._loop,
             self.staff,
+            settings.max_shield_s,
             drain=self._reports.drain,
             on_spared=self._release,
             on_void=self.end_lease,
@@ -63,13 +68,18 @@ class Pool:
             on_lease=self._leased,
             on_begun=self._begin,
             on_void=self.end_lease,
+            on_given_up=self._give_up,
         )
         self._stops = Stops(
             self._loop, self.staff, self._dispatcher, self._kills, on_settled=self._settle
         )
-        self._limits = TimeLimits(self._loop, self._kills)
+        self._limits = TimeLimits(self._loop, self._kills, self.staff.events)
+        self._samples = Samples(self._loop, self.staff.workers, settings.max_gap_s)
+        # Once for all that was submitted in a turn, not once for each.
+        self._loop.call_last(self._dispatcher.hand_out)
         self._jobs: dict[str, Job] = {}
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)  # by task
+        self._adding = self._add  # one bound method for all batches
         self._is_open = False
         self._is_closed = False
         self._started = threading.Event()
@@ -97,11 +107,17 @@ class Pool:
             raise PoolClosed("the pool takes no new batch")
         if len(order.batch_id.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"a batch's id has at most {MAX_NAME_BYTES} bytes")
-        self._loop.call_soon(self._add, Job(order, listener, self._paces[order.task]))
+        self._loop.call_soon(self._adding, Job(order, listener, self._paces[order.task]))
 
     def request_stop(self, batch_id: str, grace_s: float | None) -> None:
         """Set the batch's event in its workers and start no more of its tasks; returns at once."""
         self._loop.call(self._stop_by_id, batch_id, grace_s, None)
+
+    def request_task_stop(
+        self, batch_id: str, index: int, grace_s: float | None, on_settled: Callable[[], None]
+    ) -> None:
+        """Stop one task of a batch, which goes on; returns at once."""
+        self._loop.call(self._stop_task_by_id, batch_id, index, grace_s, on_settled)
 
     def event(self, batch_id: str) -> Event:
         """The batch's event, hosted by the Manager."""
@@ -116,10 +132,19 @@ class Pool:
         tasks = (worker.running(batch_id) for worker in list(self.staff.workers.values()))
         return [task for task in tasks if task is not None]
 
+    def gaps(self) -> dict[str, Gaps]:
+        """Checkpoint gaps by task function, since the start of the pool."""
+        return self.staff.gap_book.gaps()
+
     def unkillable(self, batch_id: str) -> list[int]:
         """Pids of the batch's processes that even SIGKILL did not end within its limit."""
         job = self._jobs.get(batch_id)
         return list(job.unkillable) if job is not None else []
+
+    @property
+    def turned(self) -> float:
+        """When the pool's thread last went round, on the monotonic clock: proof of progress."""
+        return self._loop.turned
 
     def view(self) -> PoolView:
         """The pool as it is now."""
@@ -128,7 +153,6 @@ class Pool:
             workers=[worker.view() for worker in list(self.staff.workers.values())],
             restarts=self.staff.restarts,
             pending=sum(job.pending for job in list(self._jobs.values())),
-            turned=self._loop.turned,
             degraded=self._degraded(),
         )
 
@@ -153,7 +177,7 @@ class Pool:
             self._loop.close()
             return
         self._loop.call(self._wind_up, grace_s)
-        self._all_settled.wait(grace_s + CLOSE_MARGIN_S)
+        self._all_settled.wait(grace_s + self._settings.max_shield_s + CLOSE_MARGIN_S)
         self._loop.call(self._loop.end)
         if self._loop.join(CLOSE_MARGIN_S):
             self.staff.close()
@@ -173,10 +197,10 @@ class Pool:
             self._settle(job)
         else:
             self._dispatcher.queue(job)
-            self._dispatcher.hand_out()
 
     def _leased(self, worker: WorkerProcess, held: Held) -> None:
         self._limits.watch(worker, held)
+        self._samples.watch()
 
     def _begin(self, job: Job, began: float) -> None:
         if not job.has_begun:
@@ -209,17 +233,30 @@ class Pool:
         self._started.set()
 
     def deliver(self, job: Job, outcomes: list[Outcome]) -> None:
+        """These attempts have ended, and their worker lives."""
+        self._tell(job, outcomes)
+        if job.task_stops:
+            self._stops.tasks_ended(job, outcomes)
+
+    def _tell(self, job: Job, outcomes: list[Outcome]) -> None:
         """Tell the listener what has ended for good; put aside what will be tried again."""
         self._begin(job, outcomes[0].began)
         order = job.order
         if order.retries.max_attempts > 1:
             outcomes = [outcome for outcome in outcomes if not self._is_retried(job, outcome)]
+            for outcome in outcomes:
+                job.ended(outcome.index)
         if outcomes:
             job.listener.ended(outcomes)
         if not order.fail_fast or job.is_stopping:
             return
         if any(outcome.ending not in _FINE for outcome in outcomes):
             self._stops.stop(job, None, StopCause.FAIL_FAST)
+
+    def _give_up(self, job: Job, outcomes: list[Outcome]) -> None:
+        """Tasks that came back unbegun had been stopped before."""
+        job.listener.ended(outcomes)
+        self._stops.tasks_ended(job, outcomes)
 
     def end_lease(self, worker: WorkerProcess, held: Held) -> None:
         """The worker has nothing of this lease in hand any more."""
@@ -229,8 +266,10 @@ class Pool:
             job.learn(held.done, held.lasted_s)
         self._dispatcher.take_back(held, held.done)
         job.leases_out -= 1
+        if job.task_stops:
+            self._stops.lease_ended(held)
         if held.timer is not None:
-            self._loop.cancel(held.timer)
+            self._limits.forget(held)
         if not worker.leases and worker.state is WorkerState.BUSY:
             self._release(worker)
         if job.is_settled:
@@ -265,6 +304,8 @@ class Pool:
         is_last = outcome.attempt >= job.order.retries.max_attempts
         if outcome.ending in _FINE or is_last or job.is_stopping:
             return False
+        if outcome.index in job.task_stops:
+            return False
         delay_s = job.rest(outcome)
         job.listener.retrying(outcome)
         self._loop.call_at(monotonic() + delay_s, partial(self._wake, job, outcome.index))
@@ -276,6 +317,15 @@ class Pool:
         job = self._jobs.get(batch_id)
         if job is not None:
             self._stops.stop(job, grace_s, cause)
+
+    def _stop_task_by_id(
+        self, batch_id: str, index: int, grace_s: float | None, on_settled: Callable[[], None]
+    ) -> None:
+        job = self._jobs.get(batch_id)
+        if job is None:
+            on_settled()
+        else:
+            self._stops.stop_task(job, index, grace_s, on_settled)
 
     def _event_was_set(self, batch_id: str) -> None:
         self._loop.call(self._stop_by_id, batch_id, None, StopCause.EVENT_SET)
@@ -321,7 +371,11 @@ class Pool:
             # Usually one; more if the worker was killed for what it wrote, and is not read any more.
             lost = range(held.done, position + 1)
             held.done = position + 1
-            self.deliver(held.job, [lost_outcome(worker, held, at, exitcode) for at in lost])
+            began, looked = worker.page.began(), worker.page.looked()
+            self.staff.gap_book.add_lost(
+                held.lease.task, monotonic() - looked, has_looked=looked > began
+            )
+            self._tell(held.job, [lost_outcome(worker, held, at, exitcode) for at in lost])
         for waiting in list(worker.leases)[1:]:
             self.end_lease(worker, waiting)
         if unkillable:  # something of the batch may still run, so it must not settle

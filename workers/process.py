@@ -14,7 +14,7 @@ from workers.backend import RunningTask, WorkerState, WorkerView
 from workers.held import Doom, Held
 from workers.linux import resident_bytes
 from workers.loop import READ, WRITE, Loop
-from workers.messages import Command, Report
+from workers.messages import Command
 from workers.page import Page, create_page
 from workers.worker import Pipes
 
@@ -52,8 +52,8 @@ class WorkerProcess:
         self._unsent: list[bytes | memoryview] = []
         self._is_sending = False  # the loop is waiting for room in the pipe
         ours, self.theirs = _open_pipes()
-        self._leases, self._reports, self._control, page, self._output = ours
-        self.page = Page(page)
+        self._leases, self._reports, self._control, self.page_fd, self._output = ours
+        self.page = Page(self.page_fd)
         for fd in (self._leases, self._reports, self._output, self._control):
             os.set_blocking(fd, False)
         for fd in (self._leases, self._reports):
@@ -97,7 +97,8 @@ class WorkerProcess:
     def let_go(self) -> None:
         """Close the worker's ends, once the warden has them."""
         for fd in self.theirs:
-            os.close(fd)
+            if fd != self.page_fd:  # a page is one and the same
+                os.close(fd)
 
     def give(self, held: Held, now: float) -> None:
         """Hand out a lease; it goes on its way with the next `send`."""
@@ -131,8 +132,11 @@ class WorkerProcess:
             os.close(self._leases)
             self._leases = -1
 
-    def read(self) -> list[Report] | None:
-        """Some of what the worker has reported since; None if it is nothing. Raises BrokenFrame."""
+    def read(self) -> bytes | None:
+        """What the worker has reported since, from the first frame on that was kept; None if nothing.
+
+        Empty as long as that frame is not all there: a large one is not looked at again and again.
+        """
         if self.is_muted:
             return None
         try:
@@ -142,15 +146,18 @@ class WorkerProcess:
         if not text:
             self._loop.unwatch(self._reports)  # the end; what it means is for the warden to say
             return None
-        unread = self._unread
-        if unread:
-            unread += text
-            if messages.missing_bytes(unread) > 0:
-                return []
-            text = bytes(unread)
-        reports, used = messages.unpack_reports(text)
-        self._unread = bytearray(text[used:]) if used < len(text) else bytearray()
-        return reports
+        if not self._unread:
+            return text
+        self._unread += text
+        if messages.missing_bytes(self._unread) > 0:
+            return b""
+        text = bytes(self._unread)
+        self._unread.clear()
+        return text
+
+    def keep(self, rest: bytes) -> None:
+        """Put back the end of what was read, if a frame is not all there."""
+        self._unread += rest
 
     def mute(self) -> None:
         """Do not read its reports any more, not even what is there."""
@@ -180,7 +187,17 @@ class WorkerProcess:
             position = self.task_begun()
             if position is not None and self.held is held:
                 index, attempt = held.lease.indexes[position], held.lease.attempt
-                return RunningTask(index, attempt, self.pid, self.page.began(), self.page.looked())
+                page = self.page
+                return RunningTask(
+                    index,
+                    attempt,
+                    self.pid,
+                    page.began(),
+                    page.looked(),
+                    page.worst_gap_s(),
+                    page.is_waiting(),
+                    page.shielded_until(),
+                )
         return None
 
     def view(self) -> WorkerView:
@@ -211,6 +228,7 @@ class WorkerProcess:
             self._loop.unwatch(self.handle)
             os.close(self.handle)
         self.page.close()
+        os.close(self.page_fd)
 
     def send(self) -> None:
         """Write the leases given since, as far as the pipe takes them; the loop writes the rest."""

@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
-from workers.backend import Ending, Outcome, StopCause
+from workers.backend import Ending, Outcome, StackSample, StopCause
 from workers.errors import TaskFailed
 
 log = logging.getLogger("quiesce.pool")
 
+_decode = json.JSONDecoder().decode
 _NONE = b"null"
 _FINE = (Ending.RETURNED, Ending.STOPPED)
+_ENDINGS = {int(ending): ending for ending in Ending}
 
 
 class Outcomes(Protocol):
@@ -27,14 +29,19 @@ class Outcomes(Protocol):
     def __len__(self) -> int: ...
 
 
+#: One for all: it is held for a moment, and there may be a million results.
+_lock = threading.Lock()
+
+
 class AsyncResult:
     """What `multiprocessing.pool.AsyncResult` offers, for one batch; `await` works as well."""
 
+    __slots__ = ("__weakref__", "_callbacks", "_is_resolved", "_outcomes")
+
     def __init__(self, outcomes: Outcomes) -> None:
         self._outcomes = outcomes
-        self._lock = threading.Lock()
         self._is_resolved = False
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: list[Callable[[], object]] | None = None  # few batches have any
 
     def ready(self) -> bool:
         """Whether every task of the batch has ended and nothing of it runs."""
@@ -64,20 +71,23 @@ class AsyncResult:
         """
         if not self.wait(timeout):
             raise TimeoutError(f"the batch had not ended after {timeout} s")
-        found = [self._outcomes.outcome(index) for index in range(len(self._outcomes))]
-        for index, ended in enumerate(found):
-            if ended is not None and ended[0] not in _FINE:
+        texts = []
+        for index, ended in enumerate(map(self._outcomes.outcome, range(len(self._outcomes)))):
+            if ended is None:
+                texts.append(_NONE)
+            elif ended[0] in _FINE:
+                texts.append(ended[1] or _NONE)
+            else:
                 raise TaskFailed(index, _error_of(*ended))
-        texts = [ended[1] or _NONE if ended is not None else _NONE for ended in found]
-        values: list[Any] = json.loads(b"[%b]" % b",".join(texts))
+        values: list[Any] = _decode((b"[%b]" % b",".join(texts)).decode())
         return values
 
     def resolve(self) -> None:
         """Make it ready; only whoever runs the batch calls this. Further calls change nothing."""
-        with self._lock:
+        with _lock:
             self._is_resolved = True
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             try:
                 callback()
             except Exception:  # one waiter's trouble must not strand the others
@@ -85,8 +95,10 @@ class AsyncResult:
 
     def when_ready(self, callback: Callable[[], object]) -> None:
         """Call `callback` once ready: on the resolving thread, or at once if it is ready already."""
-        with self._lock:
+        with _lock:
             if not self._is_resolved:
+                if self._callbacks is None:
+                    self._callbacks = []
                 self._callbacks.append(callback)
                 return
         callback()
@@ -111,8 +123,8 @@ class AsyncResult:
             self._forget(when_ready)
 
     def _forget(self, callback: Callable[[], object]) -> None:
-        with self._lock:
-            if callback in self._callbacks:
+        with _lock:
+            if self._callbacks and callback in self._callbacks:
                 self._callbacks.remove(callback)
 
 
@@ -120,32 +132,52 @@ def _error_of(ending: Ending, payload: bytes) -> dict[str, Any]:
     return json.loads(payload) if payload else {"type": ending.name, "message": ""}
 
 
-class Collector:
-    """The simplest listener: keeps every outcome in memory and resolves its AsyncResult."""
+class Kept:
+    """How each task ended, in columns: garbage collections would look at an object for each."""
+
+    __slots__ = ("_endings", "_payloads")
 
     def __init__(self, total: int) -> None:
-        self.outcomes: dict[int, Outcome] = {}
-        self.result = AsyncResult(self)
-        self._total = total
+        self._endings = bytearray(total)  # 0 for a task that never started
+        self._payloads = [_NONE] * total
 
     def __len__(self) -> int:
-        return self._total
+        return len(self._endings)
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """These tasks have ended."""
+        endings, payloads = self._endings, self._payloads
+        for outcome in outcomes:
+            index = outcome[0]
+            endings[index], payloads[index] = outcome[2], outcome[3]
 
     def outcome(self, index: int) -> tuple[Ending, bytes] | None:
-        ended = self.outcomes.get(index)
-        return None if ended is None else (ended.ending, ended.payload)
+        ending = self._endings[index]
+        return (_ENDINGS[ending], self._payloads[index]) if ending else None
+
+
+class Collector:
+    """The simplest listener: keeps how each task ended, and resolves its AsyncResult."""
+
+    __slots__ = ("_kept", "result")
+
+    def __init__(self, total: int) -> None:
+        self._kept = Kept(total)
+        self.result = AsyncResult(self._kept)
 
     def begun(self, at: float) -> None:
         pass
 
     def ended(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            self.outcomes[outcome.index] = outcome
+        self._kept.add(outcomes)
 
     def retrying(self, outcome: Outcome) -> None:
         pass
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
+        pass
+
+    def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         pass
 
     def stopping(self, cause: StopCause) -> None:

@@ -47,6 +47,9 @@ class Scheduler(Generic[C]):
 
     def first(self, now: float) -> C | None:
         """Whoever is next, left where it is; None if nobody waits."""
+        if len(self._lines) == 1:
+            [line] = self._lines.values()
+            return next(iter(line))
         best: C | None = None
         best_rank = float("-inf")
         for priority, line in self._lines.items():
@@ -55,6 +58,10 @@ class Scheduler(Generic[C]):
             if rank > best_rank or (rank == best_rank and best and priority > best.priority):
                 best, best_rank = candidate, rank
         return best
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._lines)
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))

@@ -20,6 +20,8 @@ class PoolSettings:
     max_result_bytes: int = 128 << 20
     max_lease_tasks: int = 4096
     shutdown_grace_s: float = 10.0
+    max_shield_s: float = 30.0  # how long a critical section may hold up a kill
+    max_gap_s: float = 10.0  # without a look at the event, before a stack sample is taken
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

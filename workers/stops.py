@@ -1,17 +1,20 @@
-"""Stops a batch: sets its event where it runs, drops what waits, kills what outlives the grace."""
+"""Stops a batch, or one task: sets its event where it runs, drops what waits, kills what outlives it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
-from workers.backend import Ending, StopCause
+from workers.backend import Ending, Outcome, Remarks, StopCause
 from workers.dispatcher import Dispatcher
-from workers.job import Job
+from workers.held import Held
+from workers.job import Job, TaskStop
 from workers.killing import Executioner
 from workers.loop import Loop
 from workers.messages import Command
+from workers.process import WorkerProcess
+from workers.stage import task_key
 from workers.supervisor import Supervisor
 
 KILL_AGAIN_S = 0.02
@@ -80,3 +83,91 @@ class Stops:
                 self._kills.condemn(worker, Ending.KILLED)
         again = monotonic() + KILL_AGAIN_S
         job.kill_timer = self._loop.call_at(again, partial(self._kill_rest, job))
+
+    # --- one task ---------------------------------------------------------------------------------
+
+    def stop_task(
+        self, job: Job, index: int, grace_s: float | None, on_settled: Callable[[], None]
+    ) -> None:
+        """Stop one task; the batch goes on. A repeat only shortens the grace."""
+        stop = job.task_stops.get(index)
+        if stop is None:
+            stop = self._begin_task(job, index)
+            if stop is None:
+                on_settled()
+                return
+        stop.waiters.append(on_settled)
+        if grace_s is not None:
+            due = stop.asked + grace_s
+            if stop.kill_due is None or due < stop.kill_due:
+                stop.kill_due = due
+                if stop.kill_timer is not None:
+                    self._loop.cancel(stop.kill_timer)
+                stop.kill_timer = self._loop.call_at(
+                    due, partial(self._kill_task, job, index, stop)
+                )
+
+    def _begin_task(self, job: Job, index: int) -> TaskStop | None:
+        """Tell the worker that has it in hand; None if nothing of it runs or will."""
+        outcome = job.stop_task(index)
+        if outcome is not None:
+            self._give_up(job, outcome)
+            return None
+        found = self._find(job, index)
+        if found is None:
+            return None
+        worker, held, position = found
+        stop = job.task_stops[index] = TaskStop(task_key(job.id, index, held.lease.attempt))
+        self._staff.events.set_soon(stop.key)
+        self._dispatcher.call_back(worker, held, Command.STOP_TASK, position)
+        return stop
+
+    def _give_up(self, job: Job, outcome: Outcome) -> None:
+        job.listener.ended([outcome])
+        if not job.pending:
+            self._dispatcher.withdraw(job)
+        if job.is_settled:
+            self._on_settled(job)
+
+    def _find(self, job: Job, index: int) -> tuple[WorkerProcess, Held, int] | None:
+        """The worker that has a task in hand, and where in which lease."""
+        for worker in self._staff.workers.values():
+            for held in worker.leases:
+                position = held.find(index) if held.job is job else None
+                if position is not None:
+                    return worker, held, position
+        return None
+
+    def _kill_task(self, job: Job, index: int, stop: TaskStop) -> None:
+        """Its grace is over: kill its worker if that is in the very task, again and again."""
+        if job.task_stops.get(index) is not stop:
+            return
+        found = self._find(job, index)
+        if found is not None:
+            worker, held, position = found
+            if worker.held is held and worker.task_begun() == position:
+                self._kills.condemn(worker, Ending.KILLED, position)
+        again = monotonic() + KILL_AGAIN_S
+        stop.kill_timer = self._loop.call_at(again, partial(self._kill_task, job, index, stop))
+
+    def tasks_ended(self, job: Job, outcomes: Sequence[Outcome]) -> None:
+        """These have been told: answer whoever waits for one of them, if nothing of it runs."""
+        for outcome in outcomes:
+            if not outcome.remarks & Remarks.LEFT_THREADS:
+                self._settle_task(job, outcome.index)
+
+    def lease_ended(self, held: Held) -> None:
+        """Nothing of its tasks runs any more, whatever they left."""
+        for index in [index for index in held.job.task_stops if index in held.lease.indexes]:
+            if self._find(held.job, index) is None:  # given back, it may run elsewhere by now
+                self._settle_task(held.job, index)
+
+    def _settle_task(self, job: Job, index: int) -> None:
+        stop = job.task_stops.pop(index, None)
+        if stop is None:
+            return
+        if stop.kill_timer is not None:
+            self._loop.cancel(stop.kill_timer)
+        self._staff.events.forget(stop.key)
+        for on_settled in stop.waiters:
+            on_settled()

@@ -16,6 +16,7 @@ from typing import Protocol
 from workers import wire
 from workers.backend import WorkerState
 from workers.events import Events, manager_address
+from workers.gaps import GapBook
 from workers.link import WardenLink
 from workers.loop import READ, Loop
 from workers.process import WorkerProcess
@@ -67,6 +68,7 @@ class Supervisor:
         self.workers: dict[int, WorkerProcess] = {}
         self.restarts = 0
         self.degraded: dict[str, str] = {}
+        self.gap_book = GapBook()
         self.events = Events(manager_address(self.folder), self.authkey)
 
     def start(self) -> None:
@@ -82,6 +84,7 @@ class Supervisor:
                 authkey=self.authkey,
                 grace_s=settings.shutdown_grace_s,
                 max_result_bytes=settings.max_result_bytes,
+                max_shield_s=settings.max_shield_s,
                 environment=settings.environment,
             )
         except OSError as error:  # no descriptors, processes or memory left: it may pass
@@ -95,6 +98,7 @@ class Supervisor:
         worker.state = WorkerState.IDLE
         self._failures = 0
         self.degraded.pop("workers", None)
+        self._fill_up()  # workers can start, so those whose start was put off need not wait
 
     def replace(self, worker: WorkerProcess) -> None:
         """Let a worker end by itself, and start another in its place."""
@@ -135,6 +139,7 @@ class Supervisor:
             self._link.close()
         self.events.close()
         for worker in self.workers.values():
+            self.gap_book.retire(worker.number)
             worker.close()
         self.workers.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -193,14 +198,14 @@ class Supervisor:
                 module,
             )
         self.degraded.pop("warden", None)
-        for _ in range(self._settings.workers):
-            self._start_worker()
+        self._fill_up()
 
     def _gone(self, worker: WorkerProcess, exitcode: int | None, unkillable: list[int]) -> None:
         """A worker has ended: its tasks are judged, then its place is filled."""
         was_starting = worker.state is WorkerState.STARTING
         self._host.gone(worker, exitcode, unkillable)
         del self.workers[worker.number]
+        self.gap_book.retire(worker.number)
         worker.close()
         if worker.is_replaced or self._is_closing:
             return
@@ -229,15 +234,27 @@ class Supervisor:
             unkillable = [worker.pid] if worker.handle in left else []
             worker.is_replaced = True  # by the next warden
             self._gone(worker, None, unkillable)
-        self.degraded.setdefault("warden", "the warden has died and is being started again")
         self.restarts += 1
-        self._loop.call_at(self._back_off(), self.start)
+        reason = self.degraded.get("warden", "the warden has died and is being started again")
+        self._try_again("warden", reason, self.start)
 
     # --- starting -------------------------------------------------------------------------------
+
+    def _vacancies(self) -> int:
+        """How many workers are missing."""
+        present = sum(not worker.is_replaced for worker in self.workers.values())
+        return self._settings.workers - present
+
+    def _fill_up(self) -> None:
+        """Start as many workers as are missing."""
+        for _ in range(self._vacancies()):
+            self._start_worker()
 
     def _start_worker(self) -> None:
         if self._link is None or self._is_closing:
             return  # the next warden starts a full set
+        if not self._vacancies():
+            return  # this start was put off, and the place has been filled meanwhile
         try:
             worker = WorkerProcess(next(self._numbers), self._loop)
         except OSError as error:  # no descriptors left: it may pass
@@ -245,6 +262,7 @@ class Supervisor:
             self._try_again("workers", f"workers cannot be started: {error}", self._start_worker)
             return
         self.workers[worker.number] = worker
+        self.gap_book.open(worker.number, worker.page)
         self._tell({"do": "fork", "worker": worker.number}, list(worker.theirs))
         worker.let_go()
         self._loop.call_at(

@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
+from types import FunctionType
 from typing import Any, NotRequired, TypeVar, cast, get_type_hints, overload
 
-import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from workers.context import Progress
 from workers.errors import CatalogError, ParametersInvalid, ResultNotJson
+from workers.failure import message_of
 from workers.stop import StopEvent
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -22,17 +24,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: What the worker fills in by itself; everything else is a parameter of the item.
 INJECTED = (StopEvent, Progress)
 
-_N, _I = b"NI"
+_N, _I, _QUOTE = b'NI"'
+# Possessive, so that a string of a hundred megabytes is matched without remembering its way back.
+_STRING_OR_NON_NUMBER = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')
 _MARK = "__quiesce_task__"
+_MAX_GAP = "__quiesce_max_gap__"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
 
 @overload
 def task(function: Function, /) -> Function: ...
 @overload
-def task(*, name: str | None = None) -> Callable[[Function], Function]: ...
-def task(function: Any = None, /, *, name: str | None = None) -> Any:
+def task(
+    *, name: str | None = None, max_gap: float | None = None
+) -> Callable[[Function], Function]: ...
+def task(function: Any = None, /, *, name: str | None = None, max_gap: float | None = None) -> Any:
     """Register a function as a task, under its own name or `name`; the function stays as it is.
+
+    It may be `async`. `max_gap` is the longest time, in seconds, that it means to go without a look
+    at its event; after that, its stack is kept for its author (else after `QUIESCE_MAX_GAP`).
 
     Its parameters must be annotated with types pydantic understands; those annotated `StopEvent` or
     `Progress` are filled in by the worker. The docstring is the catalog's text.
@@ -40,6 +50,7 @@ def task(function: Any = None, /, *, name: str | None = None) -> Any:
 
     def mark(function: Any) -> Any:
         setattr(function, _MARK, name or function.__name__)
+        setattr(function, _MAX_GAP, max_gap or 0.0)
         return function
 
     return mark if function is None else mark(function)
@@ -47,7 +58,8 @@ def task(function: Any = None, /, *, name: str | None = None) -> Any:
 
 def task_name(thing: object) -> str | None:
     """The name a function was registered under, or None if it is no task."""
-    mark = vars(thing).get(_MARK) if inspect.isfunction(thing) else None
+    # Asked of the type: a module may hold proxies, whose `__class__` is code that may raise.
+    mark = vars(thing).get(_MARK) if type(thing) is FunctionType else None
     return cast("str | None", mark)
 
 
@@ -59,6 +71,8 @@ class TaskSpec:
     module: str
     doc: str
     function: Callable[..., Any]
+    is_async: bool
+    max_gap_s: float  # 0.0: as the service says
     schema: dict[str, Any]  # JSON schema of the parameters
     injected: Mapping[str, type]  # parameter name -> what the worker passes there
     parameters: TypeAdapter[dict[str, Any]]
@@ -84,7 +98,7 @@ class TaskSpec:
         try:
             text = self.dump([value], warnings=False)[1:-1]
         except (ValueError, TypeError, RecursionError) as error:
-            raise ResultNotJson(str(error)) from None
+            raise ResultNotJson(message_of(error)) from None
         # Cheap tests first: few results have a capital N or I, fewer still one of these words.
         if (_N in text or _I in text) and (b"NaN" in text or b"Infinity" in text):
             _refuse_non_numbers(text)
@@ -99,8 +113,9 @@ def describe(function: Callable[..., Any], module: str) -> TaskSpec:
         raise CatalogError(f"{where}: a name is a letter, then letters, digits, '_', '-' or '.'")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise CatalogError(f"{where}: a generator cannot be a task; return a list instead")
-    if inspect.iscoroutinefunction(function):
-        raise CatalogError(f"{where}: async tasks are not supported yet")
+    max_gap_s = getattr(function, _MAX_GAP)
+    if not 0 <= max_gap_s < inf:
+        raise CatalogError(f"{where}: max_gap is a number of seconds, not {max_gap_s}")
     try:
         hints = get_type_hints(function, include_extras=True)
     except (Exception, SystemExit) as error:
@@ -118,6 +133,8 @@ def describe(function: Callable[..., Any], module: str) -> TaskSpec:
         module,
         doc,
         function,
+        inspect.iscoroutinefunction(function),
+        max_gap_s,
         schema,
         injected,
         parameters,
@@ -187,22 +204,7 @@ def _problems(error: ValidationError) -> list[Any]:
 
 
 def _refuse_non_numbers(text: bytes) -> None:
-    def refuse(constant: str) -> None:
-        raise ResultNotJson(f"JSON has no {constant}")
-
-    try:
-        json.loads(text, parse_constant=refuse)
-    except ValueError as error:
-        raise ResultNotJson(str(error)) from None
-
-
-def write_error(error: Mapping[str, object]) -> bytes:
-    """An error object as JSON; lone surrogates are replaced, so that every reader takes it."""
-    try:
-        return pydantic_core.to_json(error)
-    except ValueError:
-        return pydantic_core.to_json({name: _printable(value) for name, value in error.items()})
-
-
-def _printable(value: object) -> object:
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    """Find NaN and Infinity outside the strings of a JSON text. Raises ResultNotJson."""
+    for found in _STRING_OR_NON_NUMBER.finditer(text):
+        if text[found.start()] != _QUOTE:
+            raise ResultNotJson(f"JSON has no {found[0].decode()}")

@@ -25,6 +25,7 @@ from workers import events, leftovers, linux, wire
 from workers.birth import become_worker, detach
 from workers.catalog import Catalog
 from workers.errors import CatalogError
+from workers.lastgrace import LastGrace
 from workers.worker import Pipes
 
 #: After this long a killed process is reported as one that even SIGKILL cannot end.
@@ -40,6 +41,7 @@ class Child:
 
     number: int
     pid: int
+    page: int  # the descriptor of its page
     is_freezing: bool = False
     status: int | None = None  # once reaped
     ended: float = 0.0
@@ -55,13 +57,13 @@ class Warden:
         self._folder: str = config["folder"]
         self._manager_address = events.manager_address(self._folder)
         self._max_result_bytes: int = config["max_result_bytes"]
-        self._grace_s: float = config["grace_s"]
+        self._max_shield_s: float = config["max_shield_s"]
+        self._last_grace = LastGrace(config["grace_s"], self._max_shield_s)
         self._pid = os.getpid()
         self._children: dict[int, Child] = {}
         self._manager: int | None = None
         self._manager_due: float | None = None
         self._lifeline = -1
-        self._is_alone_since: float | None = None
         self._signals, self._wakeup = socket.socketpair()
         self._selector = selectors.DefaultSelector()
 
@@ -94,7 +96,7 @@ class Warden:
         message, descriptors = wire.receive(self._service)
         if message is None:
             self._selector.unregister(self._service)
-            self._is_alone_since = monotonic()
+            self._last_grace.begin()
             return
         match message["do"]:
             case "manager":
@@ -107,7 +109,7 @@ class Warden:
                 if child is not None and child.status is None:
                     self._act(child, action)
             case "quit":
-                self._grace_s = 0.0
+                self._last_grace.waive()
 
     def _act(self, child: Child, action: str) -> None:
         """Signal a worker's group: its leader is unreaped, so the number is still its own."""
@@ -116,7 +118,7 @@ class Warden:
         self._signal_group(child.pid, number)
 
     def _tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
-        if self._is_alone_since is None:
+        if not self._last_grace.has_begun:
             with suppress(OSError):  # its end is noticed by the selector
                 wire.send(self._service, message, descriptors)
 
@@ -125,7 +127,12 @@ class Warden:
     def _start_worker(self, number: int, pipes: Pipes) -> None:
         def body() -> NoReturn:
             become_worker(
-                pipes, self._catalog, self._late, self._manager_address, self._max_result_bytes
+                pipes,
+                self._catalog,
+                self._late,
+                self._manager_address,
+                self._max_result_bytes,
+                self._max_shield_s,
             )
 
         try:
@@ -133,11 +140,12 @@ class Warden:
         except OSError as error:  # no process left to have: the service backs off
             print(f"a worker could not be forked: {error}", file=sys.stderr, flush=True)  # noqa: T201
             self._tell({"say": "exited", "worker": number, "status": 1, "unkillable": []})
+            os.close(pipes.page)
             return
         finally:
-            for descriptor in pipes:
+            for descriptor in set(pipes) - {pipes.page}:
                 os.close(descriptor)
-        self._children[number] = Child(number, pid)
+        self._children[number] = Child(number, pid, pipes.page)
         handle = os.pidfd_open(pid)
         self._tell({"say": "forked", "worker": number, "pid": pid}, [handle])
         os.close(handle)
@@ -180,7 +188,7 @@ class Warden:
             self._selector.close()
             for end in (self._service, self._signals, self._wakeup):
                 end.close()
-            for descriptor in foreign:
+            for descriptor in (*foreign, *(child.page for child in self._children.values())):
                 os.close(descriptor)
             body()
         except BaseException:  # noqa: BLE001  # nothing may return into the warden's loop
@@ -243,6 +251,7 @@ class Warden:
                     "unkillable": sorted(strays),
                 }
             )
+            os.close(child.page)
             del self._children[child.number]
 
     @staticmethod
@@ -254,17 +263,22 @@ class Warden:
     # --- the end ------------------------------------------------------------------------------
 
     def _is_done(self) -> bool:
-        if self._is_alone_since is None:
-            return False
-        return not self._children or monotonic() >= self._is_alone_since + self._grace_s
+        if not self._last_grace.is_over:
+            return self._last_grace.has_begun and not self._children
+        alive = [child for child in self._children.values() if child.status is None]
+        spared = [child for child in alive if self._last_grace.spares(child.page)]
+        for child in alive:
+            if child not in spared:
+                self._act(child, "kill")
+        return not spared
 
     def _patience_s(self) -> float | None:
         """How long the loop may sleep: until the next thing that happens without a descriptor."""
         dues = [self._manager_due] if self._manager_due is not None else []
         if any(child.status is not None for child in self._children.values()):
             dues.append(monotonic() + 0.005)  # strays are dying
-        if self._is_alone_since is not None:
-            dues.append(self._is_alone_since + self._grace_s)
+        if (due := self._last_grace.due()) is not None:
+            dues.append(due)
         return max(0.0, min(dues) - monotonic()) if dues else None
 
     def _clean_up(self) -> None:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from _thread import _count as running_threads
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
+
+# Bound here and now: what a task patches in these modules must not reach its worker.
+from os import _exit, getpid, read, write
 from time import monotonic
 from typing import NamedTuple, NoReturn
 
 from workers import failure, leftovers
-from workers.backend import Leftovers
 from workers.catalog import Catalog
 from workers.context import Progress
+from workers.coroutines import complete
+from workers.descriptors import PIPES_LOST, Pipe
 from workers.errors import ResultTooLarge
 from workers.inbox import Inbox, follow
 from workers.messages import Flag, Kind, Lease, lease_bytes, pack_report, unpack_lease
 from workers.page import Page
-from workers.stop import StopEvent, Stopped
+from workers.stage import Stage
+from workers.stop import StopEvent
+from workers.stopped import Stopped
 from workers.surroundings import Surroundings
 from workers.tasks import TaskSpec
 
 #: Tasks shorter than this are not each followed by a look at what they may have changed; between
 #: two batches it is always done.
 TIDY_AFTER_S = 0.00025
+#: After longer ones it is at least made sure that the report goes to the pool.
+CHECK_AFTER_S = 0.00002
 READ_BYTES = 1 << 16
 # Plain numbers: combining enum members costs as much as a short task.
-_LAST, _LEFT_PROCESSES, _LEFT_THREADS = (int(flag) for flag in Flag)
+_LAST, _LEFT_PROCESSES, _LEFT_THREADS, _SHIELDED = (int(flag) for flag in Flag)
 _RETURNED, _RAISED, _STOPPED, _TIMED_OUT = (int(kind) for kind in list(Kind)[:4])
 
 
@@ -42,27 +50,44 @@ class Pipes(NamedTuple):
     output: int
 
 
+def _follow(control: int, inbox: Inbox) -> None:
+    """The control thread: without it the worker cannot be stopped, so it must not outlive it."""
+    with suppress(BaseException):
+        follow(control, inbox)
+    _exit(PIPES_LOST)
+
+
 class Worker:
     """The child's main loop. Owner of every field: the main thread; the inbox is shared."""
 
-    def __init__(self, pipes: Pipes, catalog: Catalog, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        pipes: Pipes,
+        catalog: Catalog,
+        surroundings: Surroundings,
+        max_result_bytes: int,
+        max_shield_s: float,
+    ) -> None:
         self._pipes = pipes
         self._catalog = catalog
         self._max_result_bytes = max_result_bytes
         self._page = Page(pipes.page)
         self._inbox = Inbox()
-        self._pid = os.getpid()
+        self._stage = Stage(self._page, self._inbox, max_shield_s)
+        self._pid = getpid()
         self._unread = b""
         self._batch_id = ""
         # Progress may be reported from a task's own threads, and frames must not mix.
         self._writing = threading.Lock()
-        status = os.fstat(pipes.reports)
-        self._identity = status.st_dev, status.st_ino
+        self._reports = Pipe(pipes.reports)
+        self._others = [Pipe(fd) for fd in (pipes.leases, pipes.control, pipes.page)]
+        self._is_unfit = False  # a task has changed something that cannot be put back
         threading.Thread(
-            target=follow, args=(pipes.control, self._inbox), name="control", daemon=True
+            target=_follow, args=(pipes.control, self._inbox), name="control", daemon=True
         ).start()
         self._threads = running_threads()
-        self._surroundings = Surroundings()
+        self._surroundings = surroundings
+        surroundings.remember()
 
     def run(self) -> NoReturn:
         """Serve until the pool hangs up."""
@@ -75,47 +100,63 @@ class Worker:
         """Run the tasks of one lease, reporting each as it ends."""
         if lease.batch_id != self._batch_id:
             self._batch_id = lease.batch_id
-            self._tidy()
-        inbox, number = self._inbox, lease.number
+            self._tidy(self._surroundings.begin_batch)
+            if self._is_unfit:
+                self._leave()  # nothing of the lease has begun
+        inbox, stage, number = self._inbox, self._stage, lease.number
         enter, attempt = self._page.enter, self._attempt
         spec = self._catalog[lease.task]
         if not inbox.open(lease):
             return
+        stage.open(lease, spec.max_gap_s)
         is_last = False
         while (position := inbox.take()) is not None:
+            stage.position = position
             began = monotonic()
             enter(number, position, began)
             if not position and self._page.is_void(number):
                 inbox.abandon()
                 return
-            kind, payload, noticed = attempt(spec, lease, position)
+            kind, payload = attempt(spec, lease, position)
+            if getpid() != self._pid:
+                _exit(0)  # a task that forked and returned in both: this is not the worker
             ended = monotonic()
+            noticed, was_shielded = stage.leave_task(ended)
             if inbox.is_late:
                 kind, payload = _TIMED_OUT, failure.time_limit_error(ended - began)
             is_last = not inbox.has_more()
             flags = self._clean_up(is_last, ended - began)
+            if was_shielded:
+                flags |= _SHIELDED
             self._write(pack_report(kind, number, position, payload, flags, began, ended, noticed))
-            if flags & _LEFT_THREADS:
+            if flags & _LEFT_THREADS or self._is_unfit:
                 self._leave()  # the lease ends with this process
+        stage.close()
         if not is_last:
-            leftovers.end_children()
+            self._end_children()
+            if self._is_unfit:
+                self._leave()
             self._write(pack_report(Kind.LEASE_ENDED, number))
 
-    def _attempt(self, spec: TaskSpec, lease: Lease, position: int) -> tuple[int, bytes, float]:
-        """One call of the task function, whatever it does: (kind, payload, when it noticed)."""
-        stop: StopEvent | None = None
+    def _attempt(self, spec: TaskSpec, lease: Lease, position: int) -> tuple[int, bytes]:
+        """One call of the task function, whatever it does: (kind, payload)."""
         progress: Progress | None = None
         try:
             arguments = spec.parse(lease.item(position))
             for name, wanted in spec.injected.items():
                 if wanted is StopEvent:
-                    stop = stop or StopEvent(self._inbox.flag, lease.batch_id, self._page.times)
-                    arguments[name] = stop
+                    arguments[name] = self._stage.stop_event()
                 else:
                     report = partial(self._report_progress, lease.number, position)
                     progress = progress or Progress(report)
                     arguments[name] = progress
-            payload = spec.write(spec.function(**arguments))
+            # In a context of its own: what it sets there, as decimal's precision, ends with it.
+            value = copy_context().run(spec.function, **arguments)
+            if spec.is_async:
+                value = complete(value, self._stage, self._inbox)
+            if self._surroundings.has_limited:
+                self._surroundings.relieve()
+            payload = spec.write(value)
             if progress is not None:
                 progress.end()
             if len(payload) > self._max_result_bytes:
@@ -126,53 +167,69 @@ class Worker:
         except Stopped:
             kind, payload = _STOPPED, b"null"
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
+            self._surroundings.relieve()
             kind, payload = _RAISED, failure.error_of(error)
         if progress is not None:
-            with suppress(Exception):  # the task has ended otherwise; its last report may be odd
+            with suppress(BaseException):  # the task has ended otherwise; this may be odd
                 progress.end()
-        return kind, payload, stop.noticed if stop is not None else 0.0
+        return kind, payload
 
     def _report_progress(self, lease: int, position: int, text: bytes) -> None:
-        if os.getpid() == self._pid and not self._inbox.is_closed:  # not from a task's own fork
+        if getpid() == self._pid and not self._inbox.is_closed:  # not from a task's own fork
+            self._check_reports()
             self._write(pack_report(Kind.PROGRESS, lease, position, text))
 
     def _clean_up(self, is_last: bool, lasted_s: float) -> int:
         """End what the task left behind and put back what it changed; the flags to report."""
-        if os.getpid() != self._pid:
-            os._exit(0)  # a task that forked and returned in both: this is not the worker
         flags = _LAST if is_last else 0
         has_forked = self._surroundings.has_forked
-        if (is_last or has_forked) and leftovers.end_children() is Leftovers.PROCESSES:
-            flags |= _LEFT_PROCESSES
-        if running_threads() > self._threads and leftovers.await_threads(self._threads):
-            flags = flags & ~_LAST | _LEFT_THREADS
         if has_forked or lasted_s > TIDY_AFTER_S:
-            self._tidy()
+            self._tidy(self._surroundings.restore)
+        elif lasted_s > CHECK_AFTER_S:
+            self._check_reports()
+        if (is_last or has_forked) and self._end_children():
+            flags |= _LEFT_PROCESSES
+        has_more_threads = running_threads() > self._threads
+        if self._stage.has_strays or (has_more_threads and leftovers.await_threads(self._threads)):
+            flags |= _LEFT_THREADS
+        if flags & _LEFT_THREADS or self._is_unfit:
+            flags &= ~_LAST
         return flags
 
-    def _tidy(self) -> None:
-        """Put back what tasks changed, and make sure that the reports still go to the pool.
-
-        The pipe's descriptor is out of the way: the kernel hands out the lowest free number, so a
-        task that closed everything needs far longer than TIDY_AFTER_S to reach it again by chance.
-        """
-        self._surroundings.restore()
+    def _end_children(self) -> bool:
+        """Kill what tasks have started and left; whether there was any."""
+        breeds = running_threads() > self._threads
+        limit_s = leftovers.BREEDING_WAIT_S if breeds else leftovers.CHILDREN_WAIT_S
         try:
-            status = os.fstat(self._pipes.reports)
-            is_ours = (status.st_dev, status.st_ino) == self._identity
-        except OSError:
-            is_ours = False
-        if not is_ours:
-            os._exit(1)  # the pool judges by the page: the task lost its worker
+            return leftovers.end_children(limit_s)
+        except (leftovers.StrayProcesses, OSError):  # the warden can, once this process has gone
+            self._is_unfit = True
+            return True
+
+    def _tidy(self, restore: Callable[[], bool]) -> None:
+        """Put back what tasks changed, and make sure that pool and worker still hear each other."""
+        is_restored = restore()
+        self._check_reports()
+        if not (is_restored and all(pipe.is_intact for pipe in self._others)):
+            self._is_unfit = True
+
+    def _check_reports(self) -> None:
+        """Never write a report into a file that a task has put in the pipe's place.
+
+        The pipe's number is out of the way: the kernel hands out the lowest free one, so a task that
+        closed everything needs far longer than CHECK_AFTER_S to reach it again by chance.
+        """
+        if not self._reports.is_intact:
+            _exit(PIPES_LOST)  # the pool judges by the page: the task lost its worker
 
     def _next_lease(self) -> Lease | None:
         """Wait for a lease; None when the pool hangs up."""
         parts, have = [self._unread], len(self._unread)
         while have < lease_bytes(parts[0]):
             try:
-                more = os.read(self._pipes.leases, READ_BYTES)
+                more = read(self._pipes.leases, READ_BYTES)
             except OSError:  # a task closed the descriptor
-                os._exit(1)
+                _exit(PIPES_LOST)
             if not more:
                 return None
             if len(parts[0]) < READ_BYTES:  # the head must end up in the first part
@@ -192,14 +249,13 @@ class Worker:
         """Write one frame; a service that has gone takes the worker with it."""
         try:
             with self._writing:
-                written = os.write(self._pipes.reports, frame)
+                written = write(self._pipes.reports, frame)
                 while written < len(frame):
-                    written += os.write(self._pipes.reports, memoryview(frame)[written:])
+                    written += write(self._pipes.reports, memoryview(frame)[written:])
         except OSError:
-            os._exit(1)
+            _exit(PIPES_LOST)
 
     def _leave(self) -> NoReturn:
         """End at once: threads that a task left must not run on, exit handlers could hang."""
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(0)
+        self._surroundings.flush()
+        _exit(0)

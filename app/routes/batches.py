@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.errors import (
@@ -19,13 +19,12 @@ from app.errors import (
     NotJsonMediaType,
     RequestInvalid,
     ServiceDraining,
-    TaskRecordNotFound,
     UnknownTask,
 )
+from app.glance import Glance
 from app.intake import read_draft
 from app.problems import responses_for
-from app.routes.parameters import GetQuery, ListQuery, StopManyQuery, StopQuery, TaskListQuery
-from app.routes.plain import PlainRoute
+from app.routes.parameters import BatchId, GetQuery, ListQuery, StopManyQuery, StopQuery
 from app.routes.replies import (
     ETAG,
     LOCATION,
@@ -33,24 +32,22 @@ from app.routes.replies import (
     RETRY_AFTER,
     answer,
     send,
+    send_text,
     service_of,
+    wait_of,
 )
-from app.schemas import BatchList, BatchView, StopList, TaskPage, TaskView
-from app.service import BATCHES_PER_TURN, Glance, Service
+from app.schemas import BatchList, BatchView, StopList, StopPreview
+from app.service import BATCHES_PER_TURN, Service
 from app.views import fingerprint
 
-#: Here time counts: its one route comes before all others.
-submit_router = APIRouter(tags=["batches"], route_class=PlainRoute)
 router = APIRouter(tags=["batches"])
 
-BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
-TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
 IfNoneMatch = Annotated[
     str | None, Header(description="The `ETag` of an earlier answer: 304 if nothing has changed.")
 ]
 
 
-@submit_router.post(
+@router.post(
     "/batches",
     status_code=202,
     response_class=Response,
@@ -63,13 +60,18 @@ IfNoneMatch = Annotated[
     },
 )  # fmt: skip
 async def create_batch(request: Request) -> Response:
-    """Run a task over a list of items. Every item is checked first: one mistake, and nothing runs."""
+    """Run a task over a list of items. Every item is checked first: one mistake, and nothing runs.
+
+    All of the batch is in the body if that is JSON, and the query is empty. If the body is NDJSON
+    (`application/x-ndjson`, `application/ndjson`, `application/jsonl`), each of its lines is an item,
+    blank lines are skipped, and the query has the rest: at least `task`.
+    """
     service = service_of(request)
     service.refuse_while_draining()  # before a large body is read for nothing
     state = request.app.state
     draft = await read_draft(request, service.catalog, state.intake_limits)
     batch = service.create(draft)
-    return send(batch, 202, {"Location": batch.links.self})
+    return send_text(batch.text, 202, {"Location": batch.link})
 
 
 @router.get(
@@ -128,7 +130,7 @@ async def get_batch(
 async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> Response:
     """Stop a batch safely: answers when nothing of it runs any more. The record stays readable."""
     service = service_of(request)
-    glance = await service.stop(batch_id, query.ask, _wait_of(request, query.wait))
+    glance = await service.stop(batch_id, query.ask, wait_of(request, query.wait))
     view = service.show(glance)
     if glance.is_final:
         return send(view)
@@ -150,7 +152,7 @@ async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> R
 async def stop_batches(request: Request, query: StopManyQuery) -> Response:
     """Stop every active batch that matches, with one wait for all. Without a filter: 422."""
     service = service_of(request)
-    glances = await service.stop_many(query.filter, query.ask, _wait_of(request, query.wait))
+    glances = await service.stop_many(query.filter, query.ask, wait_of(request, query.wait))
     pending = [glance.row.given.id for glance in glances if not glance.is_final]
     view = StopList.model_construct(pending=pending, batches=await _texts(service, glances))
     if not pending:
@@ -159,32 +161,16 @@ async def stop_batches(request: Request, query: StopManyQuery) -> Response:
 
 
 @router.get(
-    "/batches/{batch_id}/tasks",
+    "/batches/{batch_id}/stop-preview",
     response_class=Response,
     responses={
-        200: answer("A page of the batch's tasks, in index order.", TaskPage),
-        **responses_for(BatchNotFound, RequestInvalid, CursorInvalid),
+        200: answer("What a stop would do; nothing, if the batch has ended.", StopPreview),
+        **responses_for(BatchNotFound, RequestInvalid),
     },
 )
-async def list_tasks_of_batch(
-    request: Request, batch_id: BatchId, query: TaskListQuery
-) -> Response:
-    """The batch's tasks: state, attempt, timings, worker, result or error."""
-    service = service_of(request)
-    return send(service.list_tasks(batch_id, query.states, query.limit, query.cursor))
-
-
-@router.get(
-    "/batches/{batch_id}/tasks/{index}",
-    response_class=Response,
-    responses={
-        200: answer("The task.", TaskView),
-        **responses_for(BatchNotFound, TaskRecordNotFound, RequestInvalid),
-    },
-)
-async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskIndex) -> Response:
-    """One task of the batch."""
-    return send(service_of(request).show_task(batch_id, index))
+async def preview_stop(request: Request, batch_id: BatchId) -> Response:
+    """How long a stop of the batch would take, task by task, if it were asked for now."""
+    return send(service_of(request).preview_stop(batch_id))
 
 
 @router.get(
@@ -201,11 +187,6 @@ async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskInde
 async def stream_results(request: Request, batch_id: BatchId) -> Response:
     """The results so far as NDJSON; it never waits for a task that has not ended."""
     return StreamingResponse(service_of(request).results(batch_id), media_type=NDJSON)
-
-
-def _wait_of(request: Request, wait_s: float | None) -> float:
-    default_s: float = request.app.state.settings.stop_wait
-    return default_s if wait_s is None else wait_s
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -1,10 +1,10 @@
-"""The query parameters of every route: types, limits and the words that describe them."""
+"""The parameters of every route: types, limits and the words that describe them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import Query
+from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.lifecycle import ACTIVE, FINAL, TASK_ACTIVE, TASK_FINAL, BatchState, TaskState
@@ -99,7 +99,7 @@ class _FilterParameters(_Parameters):
 
 
 class StopParameters(_StopParameters):
-    """Of DELETE /batches/{id}."""
+    """Of DELETE /batches/{id} and DELETE /batches/{id}/tasks/{index}."""
 
 
 class StopManyParameters(_StopParameters, _FilterParameters):
@@ -134,6 +134,8 @@ class TaskListParameters(_Parameters):
         return frozenset(states)
 
 
+BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
+TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
 GetQuery = Annotated[GetParameters, Query()]
 StopQuery = Annotated[StopParameters, Query()]
 StopManyQuery = Annotated[StopManyParameters, Query()]

@@ -23,9 +23,11 @@ TaskName = Annotated[str, Path(description="The task function's name.", max_leng
     responses={200: answer("Every task function of this service.", CatalogView)},
 )
 async def list_tasks(request: Request) -> Response:
-    """The catalog: documentation and parameters of every task function."""
-    catalog = service_of(request).catalog
-    return send(CatalogView.model_construct(tasks=[catalog_entry(s) for s in catalog.values()]))
+    """The catalog: documentation, parameters and checkpoint gaps of every task function."""
+    service = service_of(request)
+    gaps = service.gaps()
+    tasks = [catalog_entry(spec, gaps.get(spec.name)) for spec in service.catalog.values()]
+    return send(CatalogView.model_construct(tasks=tasks))
 
 
 @router.get(
@@ -37,8 +39,8 @@ async def list_tasks(request: Request) -> Response:
     },
 )
 async def get_task(request: Request, name: TaskName) -> Response:
-    """One task function: its documentation and the JSON schema of its parameters."""
-    catalog = service_of(request).catalog
-    if name not in catalog:
-        raise TaskNotFound(name, catalog)
-    return send(catalog_entry(catalog[name]))
+    """One task function: documentation, JSON schema of its parameters, and how soon it stops."""
+    service = service_of(request)
+    if name not in service.catalog:
+        raise TaskNotFound(name, service.catalog)
+    return send(catalog_entry(service.catalog[name], service.gaps().get(name)))

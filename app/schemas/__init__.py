@@ -9,9 +9,25 @@ from app.schemas.batches import (
     StoppedTask,
     StopView,
 )
+from app.schemas.previews import PreviewedTask, StopPreview
 from app.schemas.requests import BatchFields, BatchOptions, NewBatch, RetryOptions
-from app.schemas.service import CatalogEntry, CatalogView, HealthView, PoolStatus, WorkerStatus
-from app.schemas.tasks import ResultLine, TaskPage, TaskView, result_line
+from app.schemas.service import (
+    CatalogEntry,
+    CatalogView,
+    GapsView,
+    HealthView,
+    PoolStatus,
+    StopsAt,
+    WorkerStatus,
+)
+from app.schemas.tasks import (
+    ResultLine,
+    StackView,
+    TaskPage,
+    TaskStopView,
+    TaskView,
+    result_line,
+)
 from app.schemas.view import RawJson, Spliced, View
 
 __all__ = [
@@ -23,17 +39,23 @@ __all__ = [
     "CatalogEntry",
     "CatalogView",
     "Counts",
+    "GapsView",
     "HealthView",
     "NewBatch",
     "PoolStatus",
+    "PreviewedTask",
     "RawJson",
     "ResultLine",
     "RetryOptions",
     "Spliced",
+    "StackView",
     "StopList",
+    "StopPreview",
     "StopView",
     "StoppedTask",
+    "StopsAt",
     "TaskPage",
+    "TaskStopView",
     "TaskView",
     "View",
     "WorkerStatus",

@@ -32,7 +32,7 @@ class Counts(View):
     stopped: Annotated[int, Field(ge=0, examples=[0])]
     """Saw the event set and then ended; a returned value is kept as partial result."""
     skipped: Annotated[int, Field(ge=0, examples=[0])]
-    """Never started, because the batch was stopped first."""
+    """Never started, because it or the batch was stopped first."""
     killed: Annotated[int, Field(ge=0, examples=[0])]
     """Still running when the grace was over; the worker was killed."""
 

@@ -104,7 +104,7 @@ class BatchOptions(RequestPart):
 
     def with_default_grace(self, grace_s: float | None) -> BatchOptions:
         """These options with `grace` as the service has it, unless the client said otherwise."""
-        if "grace" in self.model_fields_set:
+        if grace_s == self.grace or "grace" in self.model_fields_set:
             return self
         return self.model_copy(update={"grace": grace_s})
 

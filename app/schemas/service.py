@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,6 +13,31 @@ from app.schemas.view import View
 from workers.backend import WorkerState
 
 _AT = datetime.fromisoformat("2026-11-22T14:30:00Z")
+
+
+class StopsAt(StrEnum):
+    """Where a task function ends when it is asked to stop, as far as its attempts tell."""
+
+    UNKNOWN = "unknown"  # none has ended since the start of the service
+    CHECKPOINTS = "checkpoints"  # it looks at its event
+    END = "end"  # not one attempt has looked: a stop waits until the task is done
+
+
+class GapsView(View):
+    """How long the tasks of one function go without a look at their event, in seconds.
+
+    A gap reaches from a task's beginning or its last look to the next look or its end; waiting for
+    the event is none. A task that never looks has one gap: its whole duration.
+    """
+
+    attempts: Annotated[int, Field(ge=0, examples=[250])]
+    """Attempts that have ended since the start of the service."""
+    never_looked: Annotated[int, Field(ge=0, examples=[0])]
+    """How many of them never looked."""
+    worst: Annotated[float, Field(ge=0, examples=[0.31])]
+    """The longest gap: what a stop would have had to wait at worst."""
+    p99: Annotated[float, Field(ge=0, examples=[0.022])]
+    """99 of 100 gaps were shorter than this; rounded up by at most half an octave."""
 
 
 class CatalogEntry(View):
@@ -34,6 +60,11 @@ class CatalogEntry(View):
         ),
     ]
     """JSON schema (2020-12) of one item."""
+    stops: Annotated[StopsAt, Field(examples=["checkpoints"])]
+    """Where it ends when it is asked to stop: at its `checkpoints`, or only at its `end`, because no
+    attempt has ever looked at its event; `unknown` until one has ended."""
+    gaps: GapsView | None
+    """How long its tasks go without a look; null until that is known."""
 
 
 class CatalogView(View):

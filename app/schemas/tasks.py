@@ -6,11 +6,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field, SkipValidation, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from app.lifecycle import TaskState
 from app.schemas.view import RawJson, Spliced, View
 
 _AT = datetime.fromisoformat("2026-11-22T14:30:00Z")
+_STACK = 'Current thread (most recent call first):\n  File "packing.py", line 31 in compress\n'
 _LATER = datetime.fromisoformat("2026-11-22T14:30:03Z")
 
 ERROR_SCHEMA: dict[str, Any] = {
@@ -81,6 +83,40 @@ def result_line(
     return head + b"}"
 
 
+class TaskStopView(View):
+    """The stop of one task by itself; complete (a receipt) once `settled_at` is there."""
+
+    requested_at: Annotated[datetime, Field(examples=[_AT])]
+    """When the first stop was asked for: of this task, or before that of its batch."""
+    reason: Annotated[str | None, Field(examples=["wrong input file"])]
+    """Why, in the words of whoever asked first."""
+    grace: Annotated[float | None, Field(ge=0, examples=[10.0])]
+    """Seconds between the stop and the kill; null never kills."""
+    settled_at: Annotated[datetime | None, Field(examples=[_LATER])]
+    """When nothing of the task ran any more."""
+    took: Annotated[float | None, Field(ge=0, examples=[0.004])]
+    """Seconds from the request until nothing ran."""
+    noticed: Annotated[float | None, Field(ge=0, examples=[0.001])]
+    """Seconds from the request until it first saw its event set; null if it never did."""
+    shielded: Annotated[bool, Field(examples=[False])]
+    """Whether it was inside a critical section that the stop waited for."""
+    unkillable: Annotated[list[int], Field(examples=[[]])]
+    """Pids of processes that even SIGKILL has not ended yet: stuck in a call of the kernel."""
+
+
+class StackView(View):
+    """Where a task was that had not looked at its event for longer than its limit."""
+
+    attempt: Attempt
+    """The attempt it was in."""
+    taken_at: Annotated[datetime, Field(examples=[_LATER])]
+    """When the stack was taken."""
+    silent_for: Annotated[float, Field(ge=0, examples=[10.2])]
+    """Seconds since its last look, or since it began."""
+    text: Annotated[str, Field(examples=[_STACK])]
+    """The calls it was in, the innermost first; empty if they cannot be had."""
+
+
 class TaskView(View):
     """One task of a batch."""
 
@@ -102,12 +138,16 @@ class TaskView(View):
     """The worker that runs or ran it."""
     leftovers: Annotated[list[str], Field(examples=[[]])]
     """What it left running, `processes` or `threads`; all of it was ended."""
+    stop: TaskStopView | None
+    """The stop of this one task, if one was asked for; its batch tells of its own."""
     progress: RawProgress = None
     """What it last said about itself; left out if it never did."""
     result: Annotated[RawJson, Field(examples=["1: done"])] = None
     """What it returned; left out if it has not."""
     error: RawError = None
     """Why it failed; left out if it has not."""
+    stack: Annotated[StackView | SkipJsonSchema[None], Spliced()] = None
+    """Where it was when it had gone too long without a look; left out if it never has."""
 
 
 class TaskPage(View):

@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 class Spliced:
     """Marks a field that is written by `View.to_json` itself, after the others.
 
-    Its value is JSON text (bytes), or a sequence of views. None leaves the member out.
+    Its value is JSON text (bytes), a view, or a sequence of views. None leaves the member out.
     """
 
 
@@ -63,7 +63,9 @@ class View(BaseModel):
         return schema
 
 
-def _text_of(value: bytes | Sequence[View]) -> bytes:
+def _text_of(value: bytes | View | Sequence[View]) -> bytes:
     if isinstance(value, bytes):
         return value
+    if isinstance(value, View):
+        return value.to_json()
     return b"[%b]" % b",".join([view.to_json() for view in value])

@@ -2,20 +2,22 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Request
 from pydantic import AfterValidator
 
+from app.draft import Draft, IntakeLimits
 from app.errors import RequestInvalid
-from app.intake import Draft, IntakeLimits, read_draft
+from app.intake import read_draft
 from workers import task
 from workers.catalog import Catalog
 from workers.tasks import describe
 
 JSON = {"content-type": "application/json"}
+LINES = {"content-type": "application/x-ndjson"}
 
 #: Windows and chunks this small put a boundary into every token.
 PIECES = pytest.mark.parametrize("piece", [1, 3, 1 << 16])
@@ -47,6 +49,7 @@ def request(
     piece: int = 1 << 16,
     headers: dict[str, str] | None = None,
     *,
+    query: str = "",
     hang_up: bool = False,
 ) -> Request:
     """A request as the server hands it over, its body in pieces."""
@@ -65,7 +68,8 @@ def request(
         return next(coming)
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or JSON).items()]
-    return Request({"type": "http", "method": "POST", "headers": raw}, receive)
+    scope = {"type": "http", "method": "POST", "headers": raw, "query_string": query.encode()}
+    return Request(scope, receive)
 
 
 def read(body: bytes | dict[str, Any], piece: int = 1 << 16, **limits: Any) -> Draft:
@@ -75,10 +79,20 @@ def read(body: bytes | dict[str, Any], piece: int = 1 << 16, **limits: Any) -> D
     return asyncio.run(read_draft(request(text, piece), CATALOG, chosen))
 
 
-def mistakes(body: bytes | dict[str, Any], **limits: Any) -> list[tuple[str, str]]:
+def read_lines(
+    body: bytes, query: str = "task=measure", piece: int = 1 << 16, **limits: Any
+) -> Draft:
+    """The same for NDJSON."""
+    asked = request(body, piece, LINES, query=query)
+    return asyncio.run(read_draft(asked, CATALOG, IntakeLimits(window_bytes=piece, **limits)))
+
+
+def mistakes(
+    body: bytes | dict[str, Any], reading: Callable[..., Draft] = read, **given: Any
+) -> list[tuple[str, str]]:
     """What a refused body is told, as pointers and messages."""
     with pytest.raises(RequestInvalid) as caught:
-        read(body, **limits)
+        reading(body, **given)
     return [(error.pointer, error.message) for error in caught.value.errors]
 
 

@@ -1,7 +1,7 @@
 """Tasks for the tests of the service: each misbehaves, or behaves, in one way."""
 
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 from workers import Progress, StopEvent, Stopped, task
 
@@ -68,3 +68,22 @@ def fail_or_sleep(fails: bool) -> None:
     """Raise after a moment, or sleep a minute without a look at the event."""
     sleep(0.3 if fails else 60)
     raise ValueError("as asked")
+
+
+@task
+def hold(seconds: float, *, stop: StopEvent) -> str:
+    """Spend some seconds in a critical section, then end as asked."""
+    with stop.shield(seconds + 10):
+        sleep(seconds)
+    stop.raise_if_set()
+    return "never asked"
+
+
+@task
+def look_around(seconds: float, *, stop: StopEvent) -> int:
+    """Look every few milliseconds, without ever waiting for the event; how often it looked."""
+    end, looks = monotonic() + seconds, 0
+    while monotonic() < end and not stop.is_set():
+        looks += 1
+        sleep(0.005)
+    return looks

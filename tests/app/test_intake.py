@@ -132,7 +132,7 @@ INVALID: list[tuple[bytes, list[tuple[str, str]]]] = [
     ),
     (
         b'{"task": "measure", "items": [{"identifier": 1, "size": "\\ud800"}]}',
-        [("/items/0", "Invalid JSON: unexpected end of hex escape at line 1 column 34")],
+        [("/items/0", "Invalid JSON: unexpected end of hex escape at byte 33 of the item")],
     ),
     (
         b'{"task": "measure", "items": [1, "a", null, [], 1.5e5, {"identifier": 1}]}',

@@ -9,6 +9,7 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from app.draft import IntakeLimits
 from app.errors import (
     BodyEncoded,
     BodyTooLarge,
@@ -17,8 +18,8 @@ from app.errors import (
     QuiesceError,
     RequestInvalid,
 )
-from app.intake import IntakeLimits, read_draft
-from tests.app.drafts import CATALOG, JSON, PIECES, mistakes, read, request, texts
+from app.intake import read_draft
+from tests.app.drafts import CATALOG, JSON, LINES, PIECES, mistakes, read, request, texts
 
 
 def test_at_most_a_hundred_bad_items_are_named() -> None:
@@ -132,6 +133,8 @@ def refused(headers: dict[str, str], body: bytes = b"{}", limit: int = 100) -> Q
         ("text/plain", "not 'text/plain'"),
         ("application/json; charset=latin-1", "not 'application/json; charset=latin-1'"),
         ("application/problem+json", "not 'application/problem+json'"),
+        ("application/x-ndjson; charset=latin-1", "not 'application/x-ndjson; charset=latin-1'"),
+        ("application/json-seq", "not 'application/json-seq'"),
         ("nonsense", "not 'nonsense'"),
         ("", "and there was no Content-Type"),
     ],
@@ -142,7 +145,8 @@ def test_a_body_announced_as_something_else_is_refused_unread(announced: str, me
     error = refused(headers)
 
     assert isinstance(error, NotJsonMediaType)
-    assert str(error) == f"the body must be announced as application/json, {message}"
+    wanted = "the body must be announced as application/json or application/x-ndjson"
+    assert str(error) == f"{wanted}, {message}"
 
 
 @pytest.mark.parametrize(
@@ -156,17 +160,33 @@ def test_json_may_be_announced_with_parameters(announced: str) -> None:
     assert asyncio.run(read_draft(asked, CATALOG, IntakeLimits())).task.name == "measure"
 
 
-def test_a_compressed_body_is_refused_unread() -> None:
+@pytest.mark.parametrize(
+    "announced",
+    [
+        *("application/x-ndjson", "application/ndjson", "application/jsonl"),
+        *("application/x-ndjson; charset=utf-8", 'Application/X-NDJSON;charset="UTF-8"'),
+    ],
+)
+def test_lines_may_be_announced_by_each_name_they_go_by(announced: str) -> None:
+    """None of them is registered: the specification has one, tools and files have the others."""
+    asked = request(b'{"identifier": 1}', headers={"content-type": announced}, query="task=measure")
+
+    assert len(asyncio.run(read_draft(asked, CATALOG, IntakeLimits())).items) == 1
+
+
+@pytest.mark.parametrize("announced", [JSON, LINES])
+def test_a_compressed_body_is_refused_unread(announced: dict[str, str]) -> None:
     """Unpacking is a way to send gigabytes within the limit."""
-    error = refused({**JSON, "content-encoding": "gzip"})
+    error = refused({**announced, "content-encoding": "gzip"})
 
     assert isinstance(error, BodyEncoded)
     assert str(error) == "the body must be sent as it is, not with Content-Encoding 'gzip'"
 
 
-def test_a_body_that_says_it_is_too_long_is_refused_unread() -> None:
+@pytest.mark.parametrize("announced", [JSON, LINES])
+def test_a_body_that_says_it_is_too_long_is_refused_unread(announced: dict[str, str]) -> None:
     """Whoever asks with `Expect: 100-continue` need not send it at all."""
-    error = refused({**JSON, "content-length": "101"})
+    error = refused({**announced, "content-length": "101"})
 
     assert isinstance(error, BodyTooLarge)
     assert str(error) == "a body may have at most 100 bytes; send several batches"
@@ -182,12 +202,20 @@ def test_a_body_that_turns_out_too_long_is_refused(piece: int) -> None:
         read(body + b" " * 11, piece, body_bytes=len(body) + 10)
 
 
-def test_a_client_that_hangs_up_is_no_bad_request() -> None:
+@pytest.mark.parametrize(
+    ("body", "announced"), [(b'{"task":"measure","items":[', JSON), (b'{"identifier":1}\n', LINES)]
+)
+def test_a_client_that_hangs_up_is_no_bad_request(body: bytes, announced: dict[str, str]) -> None:
     """The half of a batch that arrived must neither run nor be answered."""
-    asked = request(b'{"task":"measure","items":[', hang_up=True)
+    asked = request(body, headers=announced, query=query_of(announced), hang_up=True)
 
     with pytest.raises(ClientDisconnect):
         asyncio.run(read_draft(asked, CATALOG, IntakeLimits()))
+
+
+def query_of(announced: dict[str, str]) -> str:
+    """What the query has to say beside a body of that kind."""
+    return "task=measure" if announced == LINES else ""
 
 
 def longest_turn_s(work: Callable[[], Awaitable[object]]) -> float:
@@ -206,20 +234,27 @@ def longest_turn_s(work: Callable[[], Awaitable[object]]) -> float:
     return asyncio.run(run())
 
 
-LARGE_ITEMS = b",".join(b'{"identifier": %d, "seconds": 10}' % number for number in range(100_000))
+MANY = [b'{"identifier": %d, "seconds": 10}' % number for number in range(100_000)]
+LARGE_ITEMS = b",".join(MANY)
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "announced"),
     [
-        pytest.param(b'{"task":"measure","items":[%b]}' % LARGE_ITEMS, id="task first"),
-        pytest.param(b'{"items":[%b],"task":"measure"}' % LARGE_ITEMS, id="task last"),
-        pytest.param(b'{"task":"measure","items":[]' + b" " * 20_000_000 + b"}", id="spaces"),
+        pytest.param(b'{"task":"measure","items":[%b]}' % LARGE_ITEMS, JSON, id="task first"),
+        pytest.param(b'{"items":[%b],"task":"measure"}' % LARGE_ITEMS, JSON, id="task last"),
+        pytest.param(b'{"task":"measure","items":[]' + b" " * 20_000_000 + b"}", JSON, id="spaces"),
+        pytest.param(b"\n".join(MANY), LINES, id="lines"),
+        pytest.param(b"\n" * 3_000_000, LINES, id="blank lines"),
+        pytest.param(b" " * 20_000_000, LINES, id="one blank line"),
     ],
 )
-def test_a_large_body_never_keeps_the_event_loop_for_long(body: bytes) -> None:
+@pytest.mark.parametrize("piece", [1 << 16, 1 << 30])
+def test_a_large_body_never_keeps_the_event_loop_for_long(
+    body: bytes, announced: dict[str, str], piece: int
+) -> None:
     """While it is read every other client waits: a DELETE that stops something, for example."""
-    asked = request(body)
+    asked = request(body, piece, announced, query=query_of(announced))
 
     def work() -> Awaitable[object]:
         return read_draft(asked, CATALOG, IntakeLimits())

@@ -13,7 +13,8 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 from schemathesis import openapi
 
-from app.intake import IntakeLimits, read_draft
+from app.draft import IntakeLimits
+from app.intake import read_draft
 from app.main import create_app
 from app.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX
 from app.settings import Settings
@@ -87,6 +88,8 @@ def test_every_operation_is_there_with_a_short_name(document: Json) -> None:
         "DELETE /batches/{batch_id}": "stop_batch",
         "GET /batches/{batch_id}/tasks": "list_tasks_of_batch",
         "GET /batches/{batch_id}/tasks/{index}": "get_task_of_batch",
+        "DELETE /batches/{batch_id}/tasks/{index}": "stop_task_of_batch",
+        "GET /batches/{batch_id}/stop-preview": "preview_stop",
         "GET /batches/{batch_id}/results": "stream_results",
         "GET /tasks": "list_tasks",
         "GET /tasks/{name}": "get_task",
@@ -123,6 +126,7 @@ def test_the_problems_of_a_post_are_all_described(document: Json) -> None:
     assert set(responses["202"]["headers"]) == {"Location"}
     assert set(responses["202"]["links"]) == {
         "get_batch",
+        "preview_stop",
         "stop_batch",
         "list_tasks_of_batch",
         "stream_results",

@@ -17,9 +17,11 @@ from app.schemas import (
     BatchView,
     Counts,
     ResultLine,
+    StackView,
     StoppedTask,
     StopView,
     TaskPage,
+    TaskStopView,
     TaskView,
     View,
 )
@@ -44,6 +46,7 @@ def task_view(**members: Any) -> TaskView:
         "noticed_at": None,
         "pid": 7,
         "leftovers": [],
+        "stop": None,
     }
     return TaskView(**known | members)
 
@@ -67,6 +70,20 @@ def batch_view(**members: Any) -> BatchView:
     return BatchView(**known | members)
 
 
+def task_stop_view(**members: Any) -> TaskStopView:
+    known: dict[str, Any] = {
+        "requested_at": NOW,
+        "reason": "why",
+        "grace": 1.0,
+        "settled_at": None,
+        "took": None,
+        "noticed": None,
+        "shielded": False,
+        "unkillable": [4711],
+    }
+    return TaskStopView(**known | members)
+
+
 def stop_view() -> StopView:
     stopped = StoppedTask(index=0, state=TaskState.STOPPED, noticed=0.1, ended=0.2, shielded=False)
     return StopView(
@@ -81,6 +98,7 @@ def stop_view() -> StopView:
     )
 
 
+STACK = StackView(attempt=1, taken_at=NOW, silent_for=10.5, text='File "a.py", line 1 in f\n')
 FAILED = b'{"type":"E","message":"m"}'
 DONE = b'{"done":1,"total":null,"message":null}'
 
@@ -93,6 +111,8 @@ VIEWS: dict[str, View] = {
     "task": task_view(),
     "task with result": task_view(result=RAW),
     "task with error and progress": task_view(error=FAILED, progress=DONE),
+    "stopped task": task_view(stop=task_stop_view(settled_at=NOW, took=0.5, noticed=0.1)),
+    "silent task": task_view(stop=task_stop_view(), stack=STACK, error=FAILED),
     "page of tasks": TaskPage(next=None, tasks=[task_view(), task_view(result=b"null")]),
     "empty page": TaskPage(next=None, tasks=[]),
     "killed line": line(TaskState.KILLED),
@@ -128,6 +148,14 @@ def test_a_result_of_null_is_shown_and_no_result_is_not() -> None:
     assert "result" not in json.loads(task_view().to_json())
     assert "results" not in json.loads(batch_view().to_json())
     assert json.loads(batch_view(results=[]).to_json())["results"] == []
+
+
+def test_a_stack_is_shown_only_if_one_was_taken() -> None:
+    """Most tasks never have one, and it is long."""
+    shown = json.loads(task_view(result=b"1", stack=STACK).to_json())
+
+    assert shown["stack"]["text"] == STACK.text
+    assert "stack" not in json.loads(task_view().to_json())
 
 
 def test_times_are_rfc_3339_in_utc() -> None:

@@ -73,6 +73,26 @@ def test_a_shutdown_serves_until_everybody_has_an_answer(tmp_path: Path, number:
     assert (replies["poll"].status_code, replies["poll"].json()["state"]) == (200, "stopping")
 
 
+def test_a_shutdown_answers_those_who_wait_for_a_single_task(tmp_path: Path) -> None:
+    """It stops the batch, too, and with it the task; the receipt is still sent."""
+    with serving(tmp_path, "--shutdown-grace", "0.5") as (service, http):
+        batch = http.submit("never_look", [{}, {}])
+        http.running(batch, 2)
+        url = f"{service.url}{batch['links']['tasks']}/1"
+        replies, join = in_background(
+            {"delete": lambda: httpx.delete(url + "?wait=600&reason=mine", timeout=60)}
+        )
+        eventually(lambda: http.get(url).json()["stop"])
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+        join()
+
+    task = replies["delete"].json()
+    assert (replies["delete"].status_code, task["state"]) == (200, "killed")
+    assert (task["stop"]["reason"], task["stop"]["grace"]) == ("mine", None)
+    assert task["stop"]["settled_at"] is not None
+
+
 def test_a_second_signal_means_now(tmp_path: Path) -> None:
     """Whoever presses Ctrl-C twice does not want to wait a minute."""
     with serving(tmp_path, "--shutdown-grace", "60") as (service, http):

@@ -64,7 +64,7 @@ def test_a_stop_that_takes_longer_than_the_wait_is_a_202_that_goes_on(http: Clie
     body = reply.json()
     assert (reply.status_code, body["state"]) == (202, "stopping")
     assert reply.headers["Location"] == batch["links"]["self"]
-    assert reply.headers["Retry-After"] == "5"
+    assert 1 <= int(reply.headers["Retry-After"]) <= 60
     assert body["stop"]["settled_at"] is None
     assert body["stop"]["tasks"] == [
         {"index": 0, "state": "running", "noticed": None, "ended": None, "shielded": False}
@@ -101,7 +101,6 @@ def test_a_repeat_joins_and_a_shorter_grace_tightens(http: Client) -> None:
     eventually(lambda: http.look(batch)["stop"])
     longer = http.stop(batch, grace="never", wait=0)
     assert longer.json()["stop"]["grace"] == 60
-    assert 55 <= int(longer.headers["Retry-After"]) <= 60
     second = http.stop(batch, grace=0, reason="second").json()
     waiter.join(20)
 
@@ -184,7 +183,7 @@ def test_many_stops_that_take_longer_are_named(http: Client) -> None:
     reply = http.delete("/batches", params={"label": "slow:yes", "wait": 0})
 
     assert (reply.status_code, reply.json()["pending"]) == (202, [batch["id"]])
-    assert reply.headers["Retry-After"] == "5"
+    assert 1 <= int(reply.headers["Retry-After"]) <= 60
     http.look(batch, wait=20)
 
 

@@ -12,33 +12,11 @@ from app.record import Record
 from app.rows import Grace, NewBatchRow
 from app.schemas import BatchOptions
 from app.store import Filter, Store
-from workers.backend import Ending, Leftovers, Outcome, RunningTask
+from tests.app.records import new, outcome, runs
+from workers.backend import Ending
 
 MANY = 1_000_000
 B, T = BatchState, TaskState
-
-
-def outcome(index: int, ending: Ending = Ending.RETURNED, **fields: float) -> Outcome:
-    given = {"attempt": 1, "began": 1.0, "ended": 2.0, "noticed": 0.0} | fields
-    return Outcome(
-        index=index,
-        attempt=int(given["attempt"]),
-        ending=ending,
-        payload=b'"%d"' % index,
-        began=given["began"],
-        ended=given["ended"],
-        noticed=given["noticed"],
-        pid=4711,
-        leftovers=Leftovers.NONE,
-    )
-
-
-def runs(index: int) -> RunningTask:
-    return RunningTask(index, 1, 4711, 1.0, 1.0)
-
-
-def new(batch_id: str, total: int = 3, task: str = "noop", **labels: str) -> NewBatchRow:
-    return NewBatchRow(batch_id, task, total, monotonic(), labels=labels)
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from workers.linux import pids_with_variable
 from workers.pool import Pool, PoolSettings
 from workers.result import Collector
 
-MODULES = ("tests.workers.good_tasks", "tests.workers.vices")
+MODULES = tuple(
+    f"tests.workers.{name}" for name in ("good_tasks", "vices", "program_tasks", "coroutine_tasks")
+)
 LIMIT_S = 30.0
 Value = TypeVar("Value")
 
@@ -39,6 +41,8 @@ class Batch(Collector):
     def __init__(self, batch_id: str, total: int) -> None:
         super().__init__(total)
         self.id = batch_id
+        self.total = total
+        self.outcomes: dict[int, Outcome] = {}
         self.begun_at: float | None = None
         self.causes: list[StopCause] = []
         self.retried: list[Outcome] = []
@@ -52,6 +56,7 @@ class Batch(Collector):
 
     def ended(self, outcomes: Any) -> None:
         self.reported.extend(outcome.index for outcome in outcomes)
+        self.outcomes.update((outcome.index, outcome) for outcome in outcomes)
         super().ended(outcomes)
 
     def retrying(self, outcome: Outcome) -> None:
@@ -76,7 +81,7 @@ class Batch(Collector):
 
     def endings(self) -> list[Ending | None]:
         """How each task ended; None if it never started."""
-        found = [self.outcomes.get(index) for index in range(len(self))]
+        found = [self.outcomes.get(index) for index in range(self.total)]
         return [outcome.ending if outcome else None for outcome in found]
 
     def error(self, index: int = 0) -> dict[str, Any]:

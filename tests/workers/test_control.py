@@ -15,17 +15,19 @@ from workers.messages import Command, Control, pack_control, unpack_controls
 
 LIMIT_S = 30.0
 FOLLOWER = """
-import json, os, sys
+import json, os, sys, threading
 from array import array
+from tests.workers.driver import eventually
 from workers.inbox import Inbox, follow
 from workers.messages import Lease
 
 control, answer = map(int, sys.argv[1:])
 inbox = Inbox()
-inbox.open(Lease(5, "b", "t", 1, array("I", range(3)), array("I", [0] * 3), b""))
+inbox.open(Lease(5, "b", "t", 1, 0.0, array("I", range(3)), array("I", [0] * 3), b""))
 inbox.take()
-follow(control, inbox)
-found = [inbox.is_late, inbox.flag.is_set(), inbox.is_closed, os.readlink("/proc/self/fd/1")]
+threading.Thread(target=follow, args=(control, inbox), daemon=True).start()
+eventually(lambda: inbox.is_closed)
+found = [inbox.is_late, inbox.flag.is_on, inbox.is_closed, os.readlink("/proc/self/fd/1")]
 os.write(answer, json.dumps(found).encode())
 """
 

@@ -66,7 +66,7 @@ def known_to_the_manager(pool: Driver, batch_id: str) -> bool:
     address = manager_address(pool.pool.folder)
     link = Link(address, pool.pool.staff.authkey)
     try:
-        return bool(link.ask("is_set", batch_id, limit_s=5.0))
+        return bool(link.ask("is_set", [batch_id], limit_s=5.0))
     finally:
         link.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.workers.driver import Driver
+from tests.workers.stages import event_of
 from workers import Progress, StopEvent, Stopped
 from workers.backend import Ending
 from workers.examples import (
@@ -27,6 +27,7 @@ from workers.examples import (
     primes,
     stubborn,
 )
+from workers.inbox import LocalFlag
 from workers.pool import PoolSettings
 
 
@@ -43,10 +44,10 @@ def pool_of_examples(environment: dict[str, str] | None = None) -> Iterator[Driv
 
 def event(*, is_set: bool = False) -> StopEvent:
     """A task's event, outside a worker."""
-    flag = threading.Event()
+    flag = LocalFlag()
     if is_set:
         flag.set()
-    return StopEvent(flag, "batch")
+    return event_of(flag)
 
 
 @pytest.fixture

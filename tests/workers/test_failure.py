@@ -19,8 +19,8 @@ from workers.failure import (
     error_of,
     message_of,
     time_limit_error,
+    write_error,
 )
-from workers.tasks import write_error
 
 
 def error_after(raise_it: Callable[[], object]) -> dict[str, Any]:

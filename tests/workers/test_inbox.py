@@ -15,7 +15,7 @@ from workers.messages import Command, Lease
 
 def lease(number: int, tasks: int = 3) -> Lease:
     """A lease as far as the inbox looks at it."""
-    return Lease(number, "b", "t", 1, array("I", range(tasks)), array("I", [0] * tasks), b"")
+    return Lease(number, "b", "t", 1, 0.0, array("I", range(tasks)), array("I", [0] * tasks), b"")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_stop_sets_the_event_and_nothing_more_begins(inbox: Inbox) -> None:
     inbox.take()
 
     assert inbox.stop(5) is None
-    assert inbox.flag.is_set()
+    assert inbox.flag.is_on
     assert inbox.take() is None
 
 
@@ -57,14 +57,14 @@ def test_the_next_lease_does_not_see_the_stop_of_the_last(inbox: Inbox) -> None:
     inbox.stop(5)
 
     assert inbox.open(lease(6))
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
     assert rest(inbox) == [0, 1, 2]
 
 
 def test_a_stop_that_overtakes_its_lease_voids_it(inbox: Inbox) -> None:
     """It comes on another pipe; the answer tells the pool that the lease will never be opened."""
     assert inbox.stop(6) == Answer(Command.VOIDED, 0)
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
     assert rest(inbox) == [0, 1, 2]
     assert not inbox.open(lease(6))
     assert inbox.take() is None
@@ -90,7 +90,7 @@ def test_a_stop_for_a_lease_that_has_ended_is_too_late(inbox: Inbox) -> None:
 
     assert inbox.stop(5) is None
     assert inbox.recall(5) is None
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
     assert rest(inbox) == [0, 1, 2]
 
 
@@ -99,7 +99,7 @@ def test_a_recall_gives_back_what_has_not_begun(inbox: Inbox) -> None:
     inbox.take()
 
     assert inbox.recall(5) == Answer(Command.RETURNED, 1)
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
     assert not inbox.has_more()
     assert inbox.take() is None
 
@@ -136,9 +136,9 @@ def test_a_time_limit_hits_the_task_that_runs_and_not_the_next(inbox: Inbox) -> 
     found = []
     inbox.take()
     inbox.time_up(5, 0)
-    found.append((inbox.is_late, inbox.flag.is_set()))
+    found.append((inbox.is_late, inbox.flag.is_on))
     inbox.take()
-    found.append((inbox.is_late, inbox.flag.is_set()))
+    found.append((inbox.is_late, inbox.flag.is_on))
 
     assert found == [(True, True), (False, False)]
 
@@ -153,7 +153,7 @@ def test_a_time_limit_for_another_task_hits_nobody(
     inbox.time_up(number, position)
 
     assert not inbox.is_late
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
 
 
 def test_a_time_limit_between_two_leases_hits_nobody(inbox: Inbox) -> None:
@@ -165,7 +165,7 @@ def test_a_time_limit_between_two_leases_hits_nobody(inbox: Inbox) -> None:
     inbox.time_up(6, 0)
 
     assert not inbox.is_late
-    assert not inbox.flag.is_set()
+    assert not inbox.flag.is_on
 
 
 def test_a_task_told_to_stop_is_not_late_as_well(inbox: Inbox) -> None:
@@ -175,7 +175,7 @@ def test_a_task_told_to_stop_is_not_late_as_well(inbox: Inbox) -> None:
     inbox.time_up(5, 0)
 
     assert not inbox.is_late
-    assert inbox.flag.is_set()
+    assert inbox.flag.is_on
 
 
 def test_a_stop_after_the_time_limit_leaves_the_event_set(inbox: Inbox) -> None:
@@ -186,7 +186,7 @@ def test_a_stop_after_the_time_limit_leaves_the_event_set(inbox: Inbox) -> None:
 
     assert inbox.is_late
     assert inbox.take() is None
-    assert inbox.flag.is_set()
+    assert inbox.flag.is_on
     assert inbox.open(lease(6))
     assert not inbox.is_late
 
@@ -197,10 +197,10 @@ def test_closing_stops_everything_for_ever(inbox: Inbox) -> None:
     inbox.close()
 
     assert inbox.is_closed
-    assert inbox.flag.is_set()
+    assert inbox.flag.is_on
     assert inbox.take() is None
     assert not inbox.open(lease(6))
-    assert inbox.flag.is_set()
+    assert inbox.flag.is_on
 
 
 def test_an_abandoned_lease_is_gone_and_the_next_one_is_not(inbox: Inbox) -> None:

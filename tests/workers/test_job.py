@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.backend import Ending, Leftovers, Order, Outcome, RetryPolicy
+from workers.backend import Ending, Order, Outcome, Remarks, RetryPolicy
 from workers.items import Items
 from workers.job import AHEAD_S, BRISK_TASK_S, LEASE_S, Job, Pace, retry_delay_s
 from workers.messages import Lease
@@ -33,7 +33,7 @@ def job_of(
 def outcome(index: int, attempt: int = 1) -> Outcome:
     """A failure of that attempt."""
     error = b'{"type": "E", "message": ""}'
-    return Outcome(index, attempt, Ending.RAISED, error, 1.0, 2.0, 0.0, 1, Leftovers.NONE)
+    return Outcome(index, attempt, Ending.RAISED, error, 1.0, 2.0, 0.0, 1, Remarks.NONE)
 
 
 def take(job: Job, workers: int = 1, most: int = MOST) -> Lease:

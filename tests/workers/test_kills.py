@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.workers.driver import Driver, eventually, running_pool
-from workers.backend import Ending, Leftovers
+from workers.backend import Ending, Remarks
 
 SEED = 20261122
 
@@ -81,7 +81,7 @@ def test_a_process_left_by_multiprocessing_is_ended_with_its_servants(
     batch = pool.run("leave_child", method=method)
 
     assert batch.endings() == [Ending.RETURNED]
-    assert batch.outcomes[0].leftovers is Leftovers.PROCESSES
+    assert batch.outcomes[0].remarks is Remarks.LEFT_PROCESSES
     assert eventually(lambda: len(pool.processes()) == 4)
     assert pool.run("leave_child", method=method).endings() == [Ending.RETURNED]
 

@@ -18,6 +18,7 @@ from workers.messages import (
     Flag,
     Kind,
     Lease,
+    Report,
     lease_bytes,
     missing_bytes,
     pack_control,
@@ -25,14 +26,14 @@ from workers.messages import (
     pack_report,
     unpack_controls,
     unpack_lease,
-    unpack_reports,
+    unpack_report,
 )
 
 TIMES = st.floats(allow_nan=False)
 WORDS = st.integers(0, 2**32 - 1)
 LEASE_NUMBERS = st.integers(0, 2**64 - 1)
 REPORTS = st.tuples(
-    st.sampled_from(Kind), st.integers(0, 7), st.integers(0, 2**16 - 1), LEASE_NUMBERS,
+    st.sampled_from(Kind), st.integers(0, 15), st.integers(0, 2**16 - 1), LEASE_NUMBERS,
     TIMES, TIMES, TIMES, st.binary(max_size=50),
 )  # fmt: skip
 
@@ -42,6 +43,15 @@ def packed(report: tuple[int, int, int, int, float, float, float, bytes]) -> byt
     return pack_report(kind, lease, position, payload, flags, began, ended, noticed)
 
 
+def unpacked(text: bytes) -> tuple[list[Report], int]:
+    """Every whole frame, and where the last one ends."""
+    found, at = [], 0
+    while (one := unpack_report(text, at)) is not None:
+        report, at = one
+        found.append(report)
+    return found, at
+
+
 @given(st.lists(REPORTS, max_size=5))
 def test_reports_come_out_as_they_went_in(
     reports: list[tuple[Kind, int, int, int, float, float, float, bytes]],
@@ -49,7 +59,7 @@ def test_reports_come_out_as_they_went_in(
     """Every field at its full width, payloads of any bytes."""
     text = b"".join(map(packed, reports))
 
-    assert unpack_reports(text) == (reports, len(text))
+    assert unpacked(text) == (reports, len(text))
 
 
 @given(st.lists(REPORTS, min_size=1, max_size=3))
@@ -59,8 +69,8 @@ def test_reports_split_at_any_byte_are_put_together_again(
     """A pipe is read in bulk, so a read may end anywhere, also inside a head."""
     text = b"".join(map(packed, reports))
     for cut in range(len(text) + 1):
-        whole, used = unpack_reports(text[:cut])
-        rest, used_later = unpack_reports(text[used:])
+        whole, used = unpacked(text[:cut])
+        rest, used_later = unpacked(text[used:])
 
         assert used <= cut
         assert whole + rest == reports
@@ -88,9 +98,9 @@ def test_a_frame_of_unknown_kind_is_refused(
     """Whoever wrote it is not a worker any more; also behind a good frame."""
     bad = pack_report(kind)
     with pytest.raises(BrokenFrame, match=f"a frame of unknown kind {kind}$"):
-        unpack_reports(bad)
+        unpacked(bad)
     with pytest.raises(BrokenFrame, match=f"a frame of unknown kind {kind}$"):
-        unpack_reports(packed(good) + bad)
+        unpacked(packed(good) + bad)
 
 
 def test_a_broken_frame_is_refused_before_its_payload_is_awaited() -> None:
@@ -98,29 +108,34 @@ def test_a_broken_frame_is_refused_before_its_payload_is_awaited() -> None:
     head = pack_report(99, payload=b"xx")[:REPORT_BYTES]
 
     with pytest.raises(BrokenFrame):
-        unpack_reports(head)
+        unpacked(head)
 
 
 def test_an_empty_read_holds_no_frame() -> None:
     """Nor does it hurt."""
-    assert unpack_reports(b"") == ([], 0)
+    assert unpacked(b"") == ([], 0)
 
 
 def test_the_endings_are_the_first_kinds_and_flags_are_single_bits() -> None:
-    """Both sides count on it: kinds become endings and flags become leftovers by number."""
+    """Both sides count on it: kinds become endings and flags become remarks by number."""
     assert [int(kind) for kind in list(Kind)[:4]] == [1, 2, 3, 4]
-    assert [int(flag) for flag in Flag] == [1, 2, 4]
+    assert [int(flag) for flag in Flag] == [1, 2, 4, 8]
 
 
 def lease_of(
-    texts: list[bytes], number: int = 1, batch: str = "b", task: str = "t", attempt: int = 1
+    texts: list[bytes],
+    number: int = 1,
+    batch: str = "b",
+    task: str = "t",
+    attempt: int = 1,
+    timeout_s: float = 0.0,
 ) -> Lease:
     ends, end = array("I"), 0
     for text in texts:
         end += len(text)
         ends.append(end)
     indexes = array("I", range(5, 5 + len(texts)))
-    return Lease(number, batch, task, attempt, indexes, ends, b"".join(texts))
+    return Lease(number, batch, task, attempt, timeout_s, indexes, ends, b"".join(texts))
 
 
 @given(
@@ -129,12 +144,13 @@ def lease_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     WORDS,
+    TIMES,
 )
 def test_a_lease_comes_out_as_it_went_in(
-    texts: list[bytes], number: int, batch: str, task: str, attempt: int
+    texts: list[bytes], number: int, batch: str, task: str, attempt: int, timeout_s: float
 ) -> None:
     """Names in any alphabet, items of any bytes, each found at its position."""
-    lease = lease_of(texts, number, batch, task, attempt)
+    lease = lease_of(texts, number, batch, task, attempt, timeout_s)
     text = pack_lease(lease)
     found = unpack_lease(text)
 

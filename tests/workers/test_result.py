@@ -6,13 +6,14 @@ import asyncio
 import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from workers.backend import Ending, Leftovers, Outcome
+from workers.backend import Ending, Outcome, Remarks
 from workers.errors import TaskFailed
 from workers.result import AsyncResult, Collector
 
@@ -25,7 +26,7 @@ def collected(*ended: tuple[Ending, bytes] | None) -> Collector:
     collector = Collector(len(ended))
     collector.ended(
         [
-            Outcome(index, 1, *outcome, 1.0, 2.0, 0.0, 1, Leftovers.NONE)
+            Outcome(index, 1, *outcome, 1.0, 2.0, 0.0, 1, Remarks.NONE)
             for index, outcome in enumerate(ended)
             if outcome is not None
         ]
@@ -214,6 +215,7 @@ def test_a_cancelled_await_leaves_no_callback() -> None:
                 await asyncio.wait_for(wait(), 0.001)
         waiting = asyncio.create_task(wait())
         await asyncio.sleep(0)
+        assert result._callbacks is not None
         assert len(result._callbacks) == 1
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -291,9 +293,20 @@ def test_the_collector_keeps_what_the_pool_says() -> None:
     """It is the listener of whoever has no other; its AsyncResult resolves when all is settled."""
     collector = collected((Ending.RETURNED, b"1"), None)
 
-    assert len(collector) == 2
-    assert collector.outcome(0) == (Ending.RETURNED, b"1")
-    assert collector.outcome(1) is None
     assert not collector.result.ready()
     collector.settled()
     assert collector.result.ready()
+    assert collector.result.get(0) == [1, None]
+
+
+def test_a_result_that_nobody_holds_is_gone_at_once() -> None:
+    """A cycle would leave every small batch to the garbage collector, which then runs all the time."""
+    collector = collected((Ending.RETURNED, b"1"))
+    collector.settled()
+    gone = weakref.ref(collector.result)
+    gc.disable()
+    try:
+        del collector
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
 
 import pytest
 
+from tests.workers.stages import Scene, event_of, open_stage
 from workers import StopEvent, Stopped
-from workers.page import WORST_GAP, Page, create_page
+from workers.gaps import SHORT_GAP_S
+from workers.inbox import LocalFlag
+from workers.page import Page
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    """A worker's page whose task has just begun."""
-    fd = create_page()
-    page = Page(fd)
-    page.enter(1, 0, monotonic())
-    yield page
-    page.close()
-    os.close(fd)
+def scene() -> Iterator[Scene]:
+    """A worker whose first lease is open."""
+    with open_stage() as scene:
+        yield scene
 
 
 @pytest.fixture
-def flag() -> threading.Event:
-    """The worker's local flag."""
-    return threading.Event()
+def page(scene: Scene) -> Page:
+    """Its page."""
+    return scene.page
 
 
 @pytest.fixture
-def stop(page: Page, flag: threading.Event) -> StopEvent:
-    """What the task is given."""
-    return StopEvent(flag, "batch", page.times)
+def flag(scene: Scene) -> LocalFlag:
+    """Its local flag."""
+    return scene.flag
+
+
+@pytest.fixture
+def stop(scene: Scene) -> StopEvent:
+    """What the task is given, which has just begun."""
+    return scene.enter()
 
 
 def work() -> None:
-    """Take a little time."""
-    sum(range(100_000))
-
-
-def worst(page: Page) -> float:
-    """The longest time between two looks so far."""
-    return page.times[WORST_GAP]
+    """Take a little time, but long enough to be a gap."""
+    end = monotonic() + 2 * SHORT_GAP_S
+    while monotonic() < end:
+        pass
 
 
 def test_every_look_is_shown_on_the_page(stop: StopEvent, page: Page) -> None:
@@ -51,6 +53,7 @@ def test_every_look_is_shown_on_the_page(stop: StopEvent, page: Page) -> None:
     checked = stop.checked([1])
     looks = (stop.is_set, stop.raise_if_set, lambda: stop.wait(0), lambda: next(checked))
     for look in looks:
+        work()  # looks that follow each other at once are shown as one
         before = monotonic()
         look()
         assert before <= page.looked() <= monotonic()
@@ -66,22 +69,33 @@ def test_the_worst_gap_is_the_longest_time_between_two_looks(stop: StopEvent, pa
         work()
         before_look = monotonic()
         stop.is_set()
-        assert worst(page) >= before_look - after_look
-    longest = worst(page)
+        assert page.worst_gap_s() >= before_look - after_look
+    longest = page.worst_gap_s()
     stop.is_set()
 
-    assert worst(page) == longest, "a short gap does not make the worst one smaller"
+    assert page.worst_gap_s() == longest, "a short gap does not make the worst one smaller"
 
 
-def test_the_time_before_the_first_look_is_a_gap_too(page: Page, flag: threading.Event) -> None:
+def test_the_time_before_the_first_look_is_a_gap_too(stop: StopEvent, page: Page) -> None:
     """A task that looks once, at its end, has the gap of its whole run."""
-    stop = StopEvent(flag, "batch", page.times)
-    created = monotonic()
     work()
     looked = monotonic()
     stop.is_set()
 
-    assert worst(page) >= looked - created > 0
+    assert page.worst_gap_s() >= looked - page.began() > 0
+
+
+def test_an_event_that_is_only_wanted_later_counts_from_the_beginning(scene: Scene) -> None:
+    """Deep code may ask for it after an hour: that hour is a gap."""
+    scene.inbox.take()
+    scene.page.enter(1, 0, monotonic())
+    work()
+    wanted = monotonic()
+    stop = scene.stage.stop_event()
+    assert stop is not None
+    stop.is_set()
+
+    assert scene.page.worst_gap_s() >= wanted - scene.page.began()
 
 
 def test_waiting_is_one_long_look_and_no_gap(stop: StopEvent, page: Page) -> None:
@@ -90,20 +104,49 @@ def test_waiting_is_one_long_look_and_no_gap(stop: StopEvent, page: Page) -> Non
     stop.wait(waited_s)
     stop.is_set()
 
-    assert worst(page) < waited_s
+    assert page.worst_gap_s() < waited_s
 
 
 def test_a_page_entered_anew_starts_without_a_gap(stop: StopEvent, page: Page) -> None:
     """The next task is not blamed for the last one's."""
     work()
     stop.is_set()
-    assert worst(page) > 0
+    assert page.worst_gap_s() > 0
     page.enter(1, 1, monotonic())
 
-    assert worst(page) == 0.0
+    assert page.worst_gap_s() == 0.0
 
 
-def test_noticing_happens_once(stop: StopEvent, flag: threading.Event) -> None:
+def test_looks_that_follow_each_other_at_once_are_exact_all_the_same(
+    stop: StopEvent, page: Page
+) -> None:
+    """They are only counted, and yet the gap behind them begins with the last of them."""
+    end = monotonic() + 3 * SHORT_GAP_S
+    looks = 0
+    while monotonic() < end:
+        stop.is_set()
+        looks += 1
+    after_look = monotonic()
+    work()
+    before_look = monotonic()
+    stop.is_set()
+
+    assert stop.short_gaps >= looks - 10
+    assert before_look - after_look <= page.worst_gap_s()
+
+
+def test_a_stop_is_seen_by_the_very_next_look(stop: StopEvent, flag: LocalFlag) -> None:
+    """However short ago the last one was: looks that are only counted still look."""
+    for _ in range(100):
+        assert not stop.is_set()
+    flag.set()
+
+    assert stop.is_set()
+    flag.clear()
+    assert not stop.is_set()
+
+
+def test_noticing_happens_once(stop: StopEvent, flag: LocalFlag) -> None:
     """The receipt says when the task first saw it, however often it looks afterwards."""
     stop.is_set()
     before_stop = stop.noticed
@@ -123,7 +166,7 @@ def test_noticing_happens_once(stop: StopEvent, flag: threading.Event) -> None:
 
 
 def test_a_stop_that_comes_while_waiting_is_noticed_then(
-    stop: StopEvent, flag: threading.Event
+    stop: StopEvent, flag: LocalFlag
 ) -> None:
     """The wait ends at once, long before its time."""
     begun = monotonic()
@@ -142,7 +185,7 @@ def test_a_wait_in_vain_notices_nothing(stop: StopEvent) -> None:
     assert stop.noticed == 0.0
 
 
-def test_a_task_that_never_looks_notices_nothing(stop: StopEvent, flag: threading.Event) -> None:
+def test_a_task_that_never_looks_notices_nothing(stop: StopEvent, flag: LocalFlag) -> None:
     """It did all its work and has succeeded, whatever the clock says."""
     flag.set()
 
@@ -150,13 +193,14 @@ def test_a_task_that_never_looks_notices_nothing(stop: StopEvent, flag: threadin
 
 
 def test_checked_looks_before_each_item_and_ends_early(
-    stop: StopEvent, flag: threading.Event, page: Page
+    stop: StopEvent, flag: LocalFlag, page: Page
 ) -> None:
     """The item at hand when the stop came is finished, the next one is not begun."""
     seen, looks = [], []
     for item in stop.checked("abcd"):
         seen.append(item)
         looks.append(page.looked())
+        work()
         if item == "b":
             flag.set()
 
@@ -173,7 +217,7 @@ def test_checked_gives_everything_when_nobody_stops(stop: StopEvent) -> None:
 
 
 def test_checked_gives_nothing_when_it_was_stopped_before(
-    stop: StopEvent, flag: threading.Event
+    stop: StopEvent, flag: LocalFlag
 ) -> None:
     """Nor does an endless iterable hold it up."""
     flag.set()
@@ -183,7 +227,7 @@ def test_checked_gives_nothing_when_it_was_stopped_before(
 
 
 def test_raise_if_set_lets_the_task_go_on_until_then(
-    stop: StopEvent, flag: threading.Event
+    stop: StopEvent, flag: LocalFlag
 ) -> None:
     """`Stopped` gets past a blanket `except Exception`, which would otherwise eat the stop."""
     eaten = []
@@ -203,9 +247,9 @@ def test_raise_if_set_lets_the_task_go_on_until_then(
     assert stop.noticed > 0.0
 
 
-def test_outside_a_worker_looks_work_without_a_page(flag: threading.Event) -> None:
+def test_outside_a_worker_looks_work_without_a_page(flag: LocalFlag) -> None:
     """In a process that a task started, or in an author's test."""
-    stop = StopEvent(flag, "batch")
+    stop = event_of(flag)
     assert [stop.is_set(), stop.wait(0)] == [False, False]
     flag.set()
 
@@ -213,11 +257,51 @@ def test_outside_a_worker_looks_work_without_a_page(flag: threading.Event) -> No
     assert stop.noticed > 0.0
 
 
-def test_two_events_outside_a_worker_share_no_page(flag: threading.Event) -> None:
+def test_two_events_outside_a_worker_share_no_page(flag: LocalFlag) -> None:
     """Each keeps its own times."""
-    first, second = StopEvent(flag, "a"), StopEvent(threading.Event(), "b")
+    first, second = event_of(flag), event_of(LocalFlag())
     flag.set()
 
     assert first.is_set()
     assert not second.is_set()
     assert (first.noticed > 0.0, second.noticed) == (True, 0.0)
+
+
+@pytest.mark.parametrize("block", ["interrupts", "shield"])
+def test_what_only_a_worker_can_do_says_so_elsewhere(block: str) -> None:
+    """In a process that a task started there is nobody to break in, and no page to write on."""
+    stop = event_of(LocalFlag())
+    enter = stop.interrupts if block == "interrupts" else lambda: stop.shield(1)
+    with pytest.raises(RuntimeError) as caught:
+        enter()
+
+    expected = "works in the process that runs the task only, not in one that the task started"
+    assert str(caught.value) == f"{block}() {expected}"
+
+
+@pytest.mark.parametrize("seconds", [0, -1, inf, -inf, float("nan")])
+def test_a_critical_section_takes_some_seconds(stop: StopEvent, seconds: float) -> None:
+    """One that never ends, or takes no time, is a mistake; it is told where it is made."""
+    with pytest.raises(ValueError, match="a critical section takes some seconds, not "):
+        stop.shield(seconds)
+
+
+def test_remaining_counts_down_to_the_time_limit_and_not_below() -> None:
+    """A task plans its work by it; without a limit there is nothing to plan by."""
+    flag = LocalFlag()
+    first = event_of(flag, monotonic() + 60).remaining()
+
+    assert first is not None
+    assert 59 < first <= 60
+    assert event_of(flag, monotonic() - 1).remaining() == 0.0
+    assert event_of(flag).remaining() is None
+
+
+def test_in_a_worker_the_time_limit_counts_from_the_beginning_of_the_task() -> None:
+    """Not from when the event is first wanted."""
+    with open_stage(timeout_s=60.0) as scene:
+        stop = scene.enter()
+        left = stop.remaining()
+
+        assert left is not None
+        assert scene.page.began() + 60.0 - monotonic() <= left <= 60.0

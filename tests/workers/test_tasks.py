@@ -77,7 +77,6 @@ REFUSED = [
     ("def bad(value: int, /): ...", "parameter 'value' is positional-only"),
     ("def bad(value: int):\n    yield value", "a generator cannot be a task"),
     ("async def bad(value: int):\n    yield value", "a generator cannot be a task"),
-    ("async def bad(value: int): ...", "async tasks are not supported yet"),
     ("def bad(value: 'no_such_name'): ...", "cannot be resolved: name 'no_such_name'"),
     ("def bad(value: '1 / 0'): ...", "cannot be resolved: division by zero"),
     ("def bad(value: 'int['): ...", "cannot be resolved"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.workers.driver import Driver, eventually, running_pool
-from workers.backend import Ending, Leftovers
+from workers.backend import Ending, Remarks
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,14 @@ def test_processes_a_task_leaves_are_gone_before_its_lease_ends(
     at_the_answer = log.read_text() if log.exists() else ""
 
     assert batch.endings() == [Ending.RETURNED]
-    assert batch.outcomes[0].leftovers is Leftovers.PROCESSES
+    assert batch.outcomes[0].remarks is Remarks.LEFT_PROCESSES
     assert len(pool.processes()) == 4, "warden, Manager, two workers"
     assert (log.read_text() if log.exists() else "") == at_the_answer
 
 
 def test_a_child_program_that_has_ended_is_not_a_leftover(pool: Driver) -> None:
     """subprocess.run is fine."""
-    assert pool.run("run_program", seconds=0).outcomes[0].leftovers is Leftovers.NONE
+    assert pool.run("run_program", seconds=0).outcomes[0].remarks is Remarks.NONE
 
 
 def test_a_thread_that_a_task_leaves_costs_its_worker(pool: Driver) -> None:
@@ -184,7 +184,7 @@ def test_a_thread_that_a_task_leaves_costs_its_worker(pool: Driver) -> None:
     batch = pool.run("leave_thread")
     pid = batch.value()
 
-    assert batch.outcomes[0].leftovers is Leftovers.THREADS
+    assert batch.outcomes[0].remarks is Remarks.LEFT_THREADS
     assert pid not in pool.pids()
     assert pool.is_well()
 

@@ -1,0 +1,91 @@
+"""How long a stop would take, or still takes: the forecast for each task that it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import monotonic
+
+from app.forecast import Basis, Forecast, forecast, longest_s, shield_left_s, silent_s
+from app.glance import Glance, TaskGlance
+from app.lifecycle import TaskState
+from app.rows import StopRow, TaskRow
+from app.schemas import PreviewedTask, StopPreview
+from workers.backend import Gaps, RunningTask
+
+#: A preview names at most so many tasks.
+PREVIEW_TASKS = 1_000
+
+#: For what even SIGKILL has not ended.
+_STUCK = Forecast(None, Basis.UNKNOWN)
+
+
+def preview(glance: Glance, gaps: Mapping[str, Gaps]) -> StopPreview:
+    """What a stop of the batch would do now; while it is being stopped, what that still takes."""
+    row, now, known = glance.row, monotonic(), gaps.get(glance.row.given.task)
+    stop = row.stop or StopRow(now, None, row.given.options.grace)
+    running = sorted(_running(glance), key=lambda pair: pair[0].index)
+    ends = [_end(page, [stop, task.stop], known, now) for task, page in running]
+    return StopPreview.model_construct(
+        batch=row.given.id,
+        state=row.state,
+        grace=stop.grace_s,
+        predicted=_rounded_or_none(longest_s(ends)),
+        running=len(running),
+        pending=row.counts[TaskState.PENDING],
+        tasks=[
+            _previewed(task, page, end, known, now)
+            for (task, page), end in zip(running[:PREVIEW_TASKS], ends, strict=False)
+        ],
+    )
+
+
+def ends_of(glance: Glance | TaskGlance, gaps: Mapping[str, Gaps]) -> list[Forecast]:
+    """When each task ends that a stop waits for, which is that of the batch or of the one task."""
+    if isinstance(glance, TaskGlance):
+        batch, tasks = glance.batch, [glance.task]
+    else:
+        batch, tasks = glance, glance.record.still_running(glance.running)
+    row, now, known = batch.row, monotonic(), gaps.get(batch.row.given.task)
+    pairs = [(task, task.page) for task in tasks if task.page is not None]
+    ends = [_end(page, [row.stop, task.stop], known, now) for task, page in pairs]
+    return [*ends, _STUCK] if batch.unkillable else ends
+
+
+def _running(glance: Glance) -> list[tuple[TaskRow, RunningTask]]:
+    found = glance.record.still_running(glance.running)
+    return [(task, task.page) for task in found if task.page is not None]
+
+
+def _end(
+    page: RunningTask, stops: Iterable[StopRow | None], gaps: Gaps | None, now: float
+) -> Forecast:
+    """When a task ends by itself, or is killed by the first of its stops."""
+    kills = [stop.kill_at - now for stop in stops if stop is not None and stop.kill_at is not None]
+    return forecast(page, gaps, now, min(kills, default=None))
+
+
+def _previewed(
+    task: TaskRow, page: RunningTask, end: Forecast, gaps: Gaps | None, now: float
+) -> PreviewedTask:
+    return PreviewedTask.model_construct(
+        index=task.index,
+        pid=page.pid,
+        silent_for=_rounded(silent_s(page, now)),
+        ever_looked=page.looked > page.began,
+        worst_gap=_rounded(page.worst_gap_s),
+        usual_gap=_rounded(gaps.p99_s) if gaps is not None and gaps.p99_s else None,
+        waiting=page.is_waiting,
+        shield_left=_rounded(shield_left_s(page, now)) if page.shielded_until else None,
+        stack_taken=task.stack is not None,
+        predicted=_rounded_or_none(end.seconds),
+        basis=end.basis,
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """To the microsecond, and no finer than the clocks here are."""
+    return round(seconds, 6)
+
+
+def _rounded_or_none(seconds: float | None) -> float | None:
+    return None if seconds is None else _rounded(seconds)

@@ -1,0 +1,112 @@
+"""What was asked of a batch, what is said of it, and what we did to the processes it ran in."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from workers.backend import Ending
+
+#: Clocks are read a moment before or after what they time.
+SLACK_S = 0.002
+#: From a deadly signal to the death: the interpreter may write a report of its crash meanwhile.
+DYING_S = 1.0
+
+
+class Claim(NamedTuple):
+    """What is said of one attempt. Times that nobody told are the widest possible."""
+
+    attempt: int
+    ending: Ending
+    pid: int
+    has_noticed: bool
+    payload: bytes
+    began: float = -inf
+    ended: float = inf
+
+    @property
+    def error_type(self) -> str:
+        return str(json.loads(self.payload)["type"]) if self.payload else ""
+
+
+class Ask(NamedTuple):
+    """One stop as it was asked for."""
+
+    at: float
+    grace_s: float | None
+
+
+def kill_due(asks: Sequence[Ask]) -> float:
+    """When a kill was allowed: grace counts from the first stop; `inf` if nobody asked for one."""
+    graces = [ask.grace_s for ask in asks if ask.grace_s is not None]
+    return asks[0].at + min(graces) if graces else inf
+
+
+@dataclass
+class TaskStop:
+    """The stops of one task alone."""
+
+    asks: list[Ask] = field(default_factory=list)
+    size_at_end: int | None = None  # of the log, when nothing of the task ran any more
+
+
+@dataclass
+class Account:
+    """One batch: what was asked, and what is said of it.
+
+    kinds        of errand, by index; "tick" for the shortest
+    claims       by index, the attempts in the order in which they were told, the last one final
+    finals       by index, how often it was said to have ended for good
+    size_at_end  of the log in bytes, when it was said that nothing of the batch runs any more
+    """
+
+    name: str
+    log: Path
+    kinds: Sequence[str]
+    timeout_s: float | None = None
+    max_attempts: int = 1
+    tells_every_attempt: bool = True
+    stops: list[Ask] = field(default_factory=list)
+    stopped_itself: bool = False
+    task_stops: dict[int, TaskStop] = field(default_factory=dict)
+    claims: defaultdict[int, list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    finals: Counter[int] = field(default_factory=Counter)
+    size_at_end: int | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its event was set."""
+        return bool(self.stops) or self.stopped_itself
+
+    def kill_due(self, index: int) -> float:
+        """From when on that task may be killed for a stop."""
+        of_task = self.task_stops[index].asks if index in self.task_stops else []
+        return min(kill_due(self.stops), kill_due(of_task))
+
+
+class Blows:
+    """What we killed ourselves, and when."""
+
+    def __init__(self) -> None:
+        self._of_pid: defaultdict[int, list[float]] = defaultdict(list)
+        self._of_wardens: list[float] = []
+
+    def worker(self, pid: int, at: float) -> None:
+        """A worker was sent a deadly signal."""
+        self._of_pid[pid].append(at)
+
+    def warden(self, at: float) -> None:
+        """A warden was, and all its workers go with it."""
+        self._of_wardens.append(at)
+
+    def explain(self, claim: Claim) -> bool:
+        """Whether that may have ended the attempt."""
+        return any(
+            claim.began - DYING_S <= at <= claim.ended
+            for at in [*self._of_pid.get(claim.pid, ()), *self._of_wardens]
+        )

@@ -1,0 +1,253 @@
+"""A state machine over HTTP: any sequence of requests and kills, with the promises as invariants."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import ClassVar, TypeVar
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.lifecycle import BATCH_MOVES, TASK_FINAL, TASK_MOVES
+from tests.chaos.accounts import Ask
+from tests.chaos.findings import Broken, Findings
+from tests.chaos.mixture import draw
+from tests.chaos.site import ACTIVE, PAGE, Json, Site, running_site
+from tests.chaos.targets import DEADLY, HARMLESS, manager_of, send, warden_of
+
+State = TypeVar("State")
+
+EXAMPLES = 80
+STEPS = 30
+LONGEST_WAIT_S = 0.2
+#: How many batches one sequence has at a time, so that each is looked at often.
+MOST_LIVE = 4
+
+#: What at least must have happened in all sequences together.
+LEAST = {
+    "batches": 200,
+    "stops": 200,
+    "stops of single tasks": 20,
+    "kills of workers": 100,
+    "kills of the Manager": 20,
+    "kills of the warden": 20,
+}
+
+
+def machine(folder: Path, dice: Random, scale: float) -> Findings:
+    """Have the machine try many sequences; `scale` 1 is all of them."""
+    findings = Findings("machine")
+    with running_site(findings, folder) as site:
+        Client.site = site
+        try:
+            run_state_machine_as_test(
+                seed(dice.getrandbits(32))(Client), settings=_settings(scale)
+            )
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is told
+            findings.examples.append(f"machine: {error!r} {getattr(error, '__notes__', '')}")
+        site.judge()
+    for name, least in LEAST.items():
+        findings.expect(name, least * scale)
+    return findings
+
+
+def _settings(scale: float) -> settings:
+    return settings(
+        max_examples=max(2, round(EXAMPLES * scale)),
+        stateful_step_count=STEPS,
+        database=None,
+        deadline=None,  # a step may have to wait until a worker has been started again
+        # What is found depends on moments as well, which no replay brings back.
+        phases=[Phase.generate],
+        # Real processes are slow, and that is no fault of the data.
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def reachable(moves: Mapping[State, frozenset[State]]) -> dict[State, set[State]]:
+    """From each state, what may be seen at a later look, itself included."""
+    found = {state: {state} for state in moves}
+    for _ in moves:
+        for state, later in found.items():
+            found[state] = later.union(*(moves[each] for each in later))
+    return found
+
+
+ENDED = sorted(state.value for state in TASK_FINAL)
+BATCH_LATER, TASK_LATER = reachable(BATCH_MOVES), reachable(TASK_MOVES)
+WHICH, AT, DICE = st.integers(0, 100), st.integers(0, 10_000), st.integers(0, 2**32)
+GRACES = st.sampled_from((None, "never", 0, 0.05, 0.3))
+
+
+class Client(RuleBasedStateMachine):
+    """A user of the service, and somebody who kills its processes."""
+
+    site: ClassVar[Site]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[str, Json] = {}  # each batch as it was last seen
+        self._tasks: dict[str, dict[int, Json]] = {}  # by batch and index, likewise
+        self._done = self.site.findings.harshness
+
+    # --- what users do ----------------------------------------------------------------------------
+
+    @initialize(numbers=DICE)
+    def begin(self, numbers: int) -> None:
+        self.submit(numbers)
+
+    @precondition(lambda self: len(self._live) < MOST_LIVE)
+    @rule(numbers=DICE)
+    def submit(self, numbers: int) -> None:
+        batch = self.site.submit(draw(Random(numbers)), labels={"even": str(numbers % 2)})
+        self._seen[batch["id"]] = batch
+        self._tasks[batch["id"]] = {}
+        self._done["batches"] += 1
+
+    @rule(which=WHICH, grace=GRACES, wait=st.sampled_from((0, 0, LONGEST_WAIT_S, 60)))
+    def stop(self, which: int, grace: float | str | None, wait: float) -> None:
+        batch = self._pick(which)
+        was_active = batch["state"] in ACTIVE
+        params = {"wait": wait} | ({} if grace is None else {"grace": grace})
+        reply = self.site.stop(batch, **params)
+        self._check(reply.json(), self.site.look(batch))
+        self._done["stops"] += was_active
+        if reply.status_code not in (200, 202) or (reply.status_code == 202 and wait == 60):
+            self._break(Broken.HUNG, f"a stop is answered {reply.status_code}: {reply.text}")
+
+    @rule(label=st.sampled_from("01"), wait=st.sampled_from((0, 60)), grace=GRACES)
+    def stop_by_label(self, label: str, wait: float, grace: float | str | None) -> None:
+        params: Json = {"label": f"even:{label}", "state": "active", "wait": wait}
+        params |= {} if grace is None else {"grace": grace}
+        for batch in self._live:
+            if batch["labels"]["even"] == label:
+                self.site.note_stop(batch, grace)
+        reply = self.site.client.delete("/batches", params=params)
+        for batch in reply.json()["batches"]:
+            self._check(batch)
+        self._done["stops"] += len(reply.json()["batches"])
+
+    @rule(which=WHICH, at=AT, grace=GRACES, wait=st.sampled_from((0, 60)))
+    def stop_one_task(self, which: int, at: int, grace: float | str | None, wait: float) -> None:
+        batch = self._pick(which)
+        index = at % batch["total"]
+        params = {"wait": wait} | ({} if grace is None else {"grace": grace})
+        self._check_task(batch, self.site.stop_task(batch, index, **params).json())
+        self._done["stops of single tasks"] += 1
+
+    @rule(which=WHICH, wait=st.floats(0, LONGEST_WAIT_S))
+    def wait(self, which: int, wait: float) -> None:
+        self._check(self.site.look(self._pick(which), wait=wait))
+
+    @rule(which=WHICH, at=AT)
+    def read_a_task(self, which: int, at: int) -> None:
+        batch = self._pick(which)
+        path = f"{batch['links']['tasks']}/{at % batch['total']}"
+        self._check_task(batch, self.site.client.get(path).json())
+
+    @rule(which=WHICH)
+    def read_all_tasks(self, which: int) -> None:
+        batch = self._pick(which)
+        page = self.site.client.get(batch["links"]["tasks"], params={"limit": PAGE}).json()
+        for task in page["tasks"]:
+            self._check_task(batch, task)
+
+    @rule(which=WHICH)
+    def read_results(self, which: int) -> None:
+        batch = self._pick(which)
+        indexes = [line["index"] for line in self.site.results(batch)]
+        ended = sum(batch["counts"][state] for state in ENDED if state != "skipped")
+        if indexes != sorted(set(indexes)) or len(indexes) < ended:
+            self._break(Broken.LOST, f"of {ended} results: {indexes[:20]}")
+
+    # --- what is done to the processes ------------------------------------------------------------
+
+    @rule(which=WHICH, number=st.sampled_from(DEADLY + HARMLESS))
+    def strike_a_worker(self, which: int, number: signal.Signals) -> None:
+        workers = self.site.client.get("/pool").json()["workers"]
+        pids = [worker["pid"] for worker in workers if worker["pid"]]
+        at = monotonic()
+        if pids and send(pids[which % len(pids)], number, self.site.service.pid):
+            if number in DEADLY:
+                self.site.blows.worker(pids[which % len(pids)], at)
+                self._done["kills of workers"] += 1
+            else:
+                self._done["signals that must not kill"] += 1
+
+    @rule()
+    def kill_the_manager(self) -> None:
+        pid = manager_of(self.site.service.pid)
+        if pid is not None and send(pid, signal.SIGKILL, self.site.service.pid):
+            self._done["kills of the Manager"] += 1
+
+    @rule()
+    def kill_the_warden(self) -> None:
+        at, pid = monotonic(), warden_of(self.site.service.pid)
+        if pid is not None and send(pid, signal.SIGKILL, self.site.service.pid):
+            self.site.blows.warden(at)
+            self._done["kills of the warden"] += 1
+
+    # --- what must always hold --------------------------------------------------------------------
+
+    @invariant()
+    def every_batch_keeps_the_promises(self) -> None:
+        for batch in self._live:
+            self._check(self.site.look(batch))
+
+    def teardown(self) -> None:
+        """Whatever was done, everything ends, nothing changes afterwards, and the service is well."""
+        for batch in self._live:
+            self.site.stop(batch, grace=0)
+            self._check(self.site.await_end(batch))
+        for batch in self._seen.values():
+            self._check(self.site.look(batch))
+        self.site.await_health()
+
+    @property
+    def _live(self) -> list[Json]:
+        return [batch for batch in self._seen.values() if batch["state"] in ACTIVE]
+
+    def _pick(self, which: int) -> Json:
+        return list(self._seen.values())[which % len(self._seen)]
+
+    def _check(self, *looks: Json) -> None:
+        """Compare how a batch looks now with how it looked before."""
+        for now in looks:
+            before = self._seen[now["id"]]
+            now.pop("results", None)  # only some answers hold them
+            if sum(now["counts"].values()) != now["total"]:
+                self._break(Broken.LOST, f"the counts do not add up: {now}")
+            if now["state"] not in BATCH_LATER[before["state"]]:
+                self._break(Broken.DUPLICATED, f"{before['state']} became {now['state']}: {now}")
+            if before["state"] not in ACTIVE and now != before:
+                self._break(Broken.DUPLICATED, f"it had ended and has changed: {before}, {now}")
+            for state in ENDED:
+                if now["counts"][state] < before["counts"][state]:
+                    self._break(Broken.LOST, f"fewer are {state} than before: {before}, {now}")
+            self._seen[now["id"]] = now
+
+    def _check_task(self, batch: Json, now: Json) -> None:
+        """Compare how a task looks now with how it looked before."""
+        before = self._tasks[batch["id"]].get(now["index"])
+        if before is not None:
+            if now["state"] not in TASK_LATER[before["state"]]:
+                self._break(Broken.DUPLICATED, f"task {before} became {now}")
+            if before["state"] in ENDED and now != before:
+                self._break(Broken.DUPLICATED, f"task had ended and has changed: {before}, {now}")
+        self._tasks[batch["id"]][now["index"]] = now
+
+    def _break(self, kind: Broken, what: str) -> None:
+        self.site.findings.add(kind, what)
+        raise AssertionError(what)

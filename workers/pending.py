@@ -1,0 +1,84 @@
+"""Which tasks of one batch wait for a worker, and in what order they are handed out."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+
+class Pending:
+    """First those that came back, then the rest in index order; a task may be dropped alone."""
+
+    __slots__ = ("_dropped", "_next", "_order", "_returned", "_total")
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._next = 0  # what lies from here on has never been handed out
+        self._dropped: set[int] = set()  # some that lie there, and never will be
+        self._order: list[int] = []  # those, as a heap
+        self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
+
+    def __len__(self) -> int:
+        return self._total - self._next - len(self._dropped) + len(self._returned)
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether some that were handed out before are next."""
+        return bool(self._returned)
+
+    def take(self, most: int) -> tuple[int, int]:
+        """The next run of neighbours that were never handed out: first index, at most how many."""
+        self._pass_dropped()
+        before = self._order[0] if self._order else self._total
+        return self._next, min(most, before - self._next)
+
+    def taken(self, count: int) -> None:
+        """So many of that run were handed out."""
+        self._next += count
+        self._pass_dropped()
+
+    def take_returned(self, most: int) -> tuple[array[int], int]:
+        """Some of those that came back, of one attempt: their indexes, and the attempt."""
+        attempt = self._returned[0][1]
+        indexes = array("I")
+        while self._returned and len(indexes) < most and self._returned[0][1] == attempt:
+            indexes.append(self._returned.popleft()[0])
+        return indexes, attempt
+
+    def give_back(self, indexes: Sequence[int], attempt: int) -> None:
+        """These were handed out and have not begun: they are next."""
+        self._returned.extendleft((index, attempt) for index in reversed(indexes))
+
+    def add(self, index: int, attempt: int) -> None:
+        """This one may be tried again: it comes after those that came back."""
+        self._returned.append((index, attempt))
+
+    def drop(self, index: int) -> bool:
+        """Never hand this one out; whether it was waiting."""
+        if self._next <= index < self._total:
+            if index in self._dropped:
+                return False
+            self._dropped.add(index)
+            heapq.heappush(self._order, index)
+            return True
+        for entry in self._returned:
+            if entry[0] == index:
+                self._returned.remove(entry)
+                return True
+        return False
+
+    def clear(self) -> Iterable[int]:
+        """Never hand anything out any more; which of those that came back were waiting."""
+        returned = [index for index, _ in self._returned]
+        self._next = self._total
+        self._dropped.clear()
+        self._order.clear()
+        self._returned.clear()
+        return returned
+
+    def _pass_dropped(self) -> None:
+        while self._order and self._order[0] == self._next:
+            self._dropped.discard(heapq.heappop(self._order))
+            self._next += 1
