@@ -54,7 +54,7 @@ class BodyStream:
     ) -> None:
         self._receive = receive
         self._turns = turns
-        self._turn_ends = perf_counter() + turns.slice_s
+        self._turn_ends = 0.0  # a body that needs more than one slice begins with a pause
         self._limit_bytes = limit_bytes
         self._window_bytes = window_bytes
         self._utf8 = _Utf8Decoder()

@@ -20,7 +20,8 @@ EXIT_BAD_SETTINGS = 2
 _METAVARS = {
     "host": "ADDRESS", "port": "NUMBER", "tasks": "MODULE,...", "data_dir": "FOLDER",
     "grace": "SECONDS|never", "shutdown_grace": "SECONDS", "stop_wait": "SECONDS",
-    "max_worker_rss": "SIZE", "files_root": "FOLDER", "log_level": "LEVEL",
+    "max_worker_rss": "SIZE", "files_root": "FOLDER", "crawl_hosts": "HOST,...",
+    "log_level": "LEVEL",
 }  # fmt: skip
 
 

@@ -128,16 +128,18 @@ class Columns:
         state = self.state(index)
         return None if state is None else self._row(self._row_of[index], state)
 
-    def rows_from(self, first: int) -> Iterator[Row]:
-        """The tasks that ended, from the `first`-th on, in the order they came in."""
+    def late_rows(self, first: int, moment: float) -> Iterator[Row]:
+        """The rows from the `first`-th on of tasks that ran until `moment` or later."""
         for number in range(first, len(self)):
             index = _ROW.unpack_from(self._rows, number * ROW_BYTES)[_INDEX]
             state = self.state(index)
             assert state is not None
-            yield self._row(number, state)
+            row = self._row(number, state)
+            if state is not TaskState.SKIPPED and row.ended >= moment:
+                yield row
 
     def count_late(self, first: int, moment: float) -> int:
-        """How many of the tasks of the rows from the `first`-th on ran until `moment` or later."""
+        """How many they are."""
         if self._states is None:
             return 0
         states = self._states

@@ -25,7 +25,7 @@ from app.shortcut import Shortcut
 from app.signals import drain_on_signals
 from app.store import Store
 from workers.catalog import Catalog
-from workers.examples import ROOT_VARIABLE
+from workers.examples import HOSTS_VARIABLE, ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings
 
 #: In the order in which their routes are tried.
@@ -92,7 +92,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _pool_settings(settings: Settings) -> PoolSettings:
-    root = settings.files_root
+    environment = {HOSTS_VARIABLE: ",".join(settings.crawl_hosts)}
+    if settings.files_root is not None:
+        environment[ROOT_VARIABLE] = os.fspath(settings.files_root.resolve())
     return PoolSettings(
         workers=settings.workers,
         modules=settings.tasks,
@@ -102,7 +104,7 @@ def _pool_settings(settings: Settings) -> PoolSettings:
         shutdown_grace_s=settings.shutdown_grace,
         max_shield_s=settings.max_shield,
         max_gap_s=settings.max_gap,
-        environment={} if root is None else {ROOT_VARIABLE: os.fspath(root.resolve())},
+        environment=environment,
     )
 
 

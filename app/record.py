@@ -118,28 +118,24 @@ class Record:
     def request_task_stop(
         self, index: int, now: float, reason: str | None, grace_s: GraceAsked
     ) -> StopRow | None:
-        """Note a stop of one task, or join the one under way; None if it had ended before.
+        """Note a stop of one task, or join its own or its batch's; None if it had ended before.
 
-        In a batch that is being stopped it joins that stop, and can shorten its grace for this task.
         raises  IndexError if there is no such task
         """
         if not 0 <= index < self.given.total:
             raise IndexError(index)
         with self._lock:
-            under_way = None if self._notes is None else self._notes.stops.get(index)
+            known = None if self._notes is None else self._notes.stops.get(index)
             has_ended = self._state in FINAL or self._columns.state(index) is not None
             # The outcome of a stopped task may be here while something it left is still ended.
-            if has_ended and (under_way is None or under_way.settled is not None):
+            if has_ended and (known is None or known.settled is not None):
                 return None
-            stop = under_way or self._stop or self._first_stop(now, reason, grace_s)
-            stop = self._noted().stops[index] = stop.joined(grace_s)
+            stop = known or self._stop or self._first_stop(now, reason, grace_s)
+            self._noted().stops[index] = stop = stop.joined(grace_s)
             return stop
 
     def settle_task_stop(self, index: int, now: float) -> None:
-        """Nothing of a task that was stopped by itself runs any more, and nothing will.
-
-        Without an outcome it never started: the stop of its batch had dropped it before.
-        """
+        """Nothing of a stopped task runs, or will: without an outcome it was dropped before."""
         with self._lock:
             self._noted().settle_stop(index, now)
             if self._state not in FINAL:
@@ -229,9 +225,8 @@ class Record:
     ) -> list[TaskRow]:
         """At most `limit` tasks in one of `states`, in index order from `start` on."""
         with self._lock:
-            if self._state in FINAL:
-                running = {}
-            opened = {at: page for at, page in running.items() if self._columns.state(at) is None}
+            pages = {} if self._state in FINAL else running
+            opened = {at: page for at, page in pages.items() if self._columns.state(at) is None}
             found = self._columns.find(states, self._open_state(), opened, start, limit)
             return [self._task(index, opened) for index in found]
 

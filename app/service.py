@@ -22,7 +22,7 @@ from app.record import Record
 from app.recorder import Recorder
 from app.registry import Entry, Registry
 from app.results import result_lines
-from app.rows import Grace, NewBatchRow
+from app.rows import Grace, GraceAsked, NewBatchRow
 from app.schemas import BatchOptions, BatchView, StopPreview, TaskPage, TaskView
 from app.stopper import Stopper
 from app.store import Filter, Store

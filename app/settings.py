@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from workers.examples import DEFAULT_HOSTS
 from workers.messages import MAX_PAYLOAD_BYTES
 
 PREFIX = "QUIESCE_"
@@ -146,7 +147,13 @@ class Settings(BaseSettings):
     )
     files_root: Path | None = Field(
         None,
-        description="Folder whose files the example task 'checksum' may read; unset, none.",
+        description="Folder whose files the example tasks may use: 'checksum' reads them, 'convert' "
+        "writes compressed ones beside them; unset, none.",
+    )
+    crawl_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        DEFAULT_HOSTS,
+        description="Hosts that the example task 'crawl' may ask for pages, separated by commas; "
+        "only this machine by default, because anybody who may post a task could ask them.",
     )
     keep_ended: int = Field(
         10_000,

@@ -11,7 +11,7 @@ from time import monotonic
 
 from app.lifecycle import ACTIVE, FINAL, BatchState, TaskState
 from app.record import Record
-from app.rows import BatchRow, Grace, NewBatchRow, StopRow
+from app.rows import BatchRow, GraceAsked, NewBatchRow, StopRow
 from workers.backend import Outcome, RunningTask, StackSample
 
 #: So many ids of batches that were dropped may always be left.

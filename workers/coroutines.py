@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import selectors
 import threading
 from collections.abc import Coroutine
@@ -15,8 +14,6 @@ from workers.inbox import RING_EVERY_S, Inbox
 from workers.stage import Stage
 from workers.stop import StopEvent
 from workers.stopped import Stopped
-
-log = logging.getLogger("quiesce.task")
 
 #: What the task leaves in its loop, cancelled, may clean up for so long.
 LEFTOVERS_WAIT_S = 1.0
@@ -90,7 +87,7 @@ class Course:
         try:
             # A stop puts the flag on before it looks for the alarm: who is not seen here will ring.
             if self._inbox.flag.is_on:
-                self._alarm()
+                self._cancel()
             try:
                 self._loop.run_forever()
             except (SystemExit, KeyboardInterrupt):  # the loop lets these by, whoever raised them
@@ -144,10 +141,7 @@ class Course:
     # --- what is left -----------------------------------------------------------------------------
 
     def _end_leftovers(self) -> None:
-        """Cancel all that is left in the loop, give it a moment, and close what does not end.
-
-        A coroutine that stays suspended would run its `finally` whenever it is collected as garbage.
-        """
+        """Cancel all that is left in the loop and give it a moment; what stays costs the worker."""
         end = monotonic() + LEFTOVERS_WAIT_S
         while (left := asyncio.all_tasks(self._loop)) and monotonic() < end:
             for task in left:
@@ -155,19 +149,10 @@ class Course:
             self._run(asyncio.wait(left, timeout=end - monotonic()))
         shutdown = self._loop.shutdown_asyncgens()
         self._run(asyncio.wait([self._loop.create_task(shutdown)], timeout=end - monotonic()))
-        for task in asyncio.all_tasks(self._loop):
-            self._close(task)
+        # Suspended for good they would run on, in `finally`, when they are collected as garbage.
+        self._stage.strays += asyncio.all_tasks(self._loop)
 
     def _run(self, waiting: Coroutine[Any, Any, Any]) -> None:
         """Let the loop go on for it; a leftover that raises SystemExit gets nowhere."""
         with suppress(SystemExit, KeyboardInterrupt, RuntimeError):
             self._loop.run_until_complete(waiting)
-
-    def _close(self, task: asyncio.Task[Any]) -> None:
-        coroutine = task.get_coro()
-        assert coroutine is not None
-        try:
-            coroutine.close()
-        except BaseException:  # a leftover may do anything
-            self._stage.has_strays = True
-            log.warning("%r does not end, so its worker is replaced", task, exc_info=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from os import getpid  # here and now: a task may patch the module
 from types import FrameType
 
 from workers.inbox import Inbox
@@ -34,13 +34,13 @@ class Interrupts:
         self.inbox, self.times, self.sections = inbox, times, sections
         self.stop: StopEvent | None = None
         self.ring = partial(signal.pthread_kill, threading.get_ident(), INTERRUPT)
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._handler = self._break_in  # one object, so that it can be recognised
         self._install()
 
     def block(self, stop: StopEvent) -> Block:
         """A block for the task with this event. Raises RuntimeError where no signal arrives."""
-        if threading.current_thread() is not threading.main_thread() or os.getpid() != self._pid:
+        if threading.current_thread() is not threading.main_thread() or getpid() != self._pid:
             raise RuntimeError("interrupts() works in the main thread of the worker only")
         if signal.getsignal(INTERRUPT) is not self._handler:  # the task has replaced them all
             self._install()

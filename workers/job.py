@@ -60,8 +60,8 @@ class Job:
         self.stop_asked = 0.0
         self.kill_due: float | None = None
         self.kill_timer: Timer | None = None
-        self.resting: set[int] = set()  # waits for its next attempt
-        self.unkillable: list[int] = []
+        self.resting: dict[int, None] = {}  # waits for its next attempt
+        self.unkillable: tuple[int, ...] = ()
         self.task_stops: dict[int, TaskStop] = {}  # by index, until nothing of the task runs
         self._pending = Pending(len(order.items))
         self._failed: dict[int, Outcome] = {}  # the last outcome of what is to be tried again
@@ -82,7 +82,7 @@ class Job:
     @property
     def is_runnable(self) -> bool:
         """Whether a worker may get a lease of it now."""
-        if self.is_stopping or not self.pending:
+        if self.is_stopping or not self._pending:
             return False
         most = self.order.max_parallel
         return most is None or self.leases_out < most
@@ -95,7 +95,7 @@ class Job:
     @property
     def is_settled(self) -> bool:
         """Whether nothing of it runs, waits or rests."""
-        return not self.leases_out and not self.pending and not self.resting
+        return not self.leases_out and not self._pending and not self.resting
 
     def take_lease(self, number: int, workers: int, most: int) -> Lease:
         """The next tasks for one worker; there must be some."""
@@ -144,21 +144,21 @@ class Job:
     def stop_task(self, index: int) -> Outcome | None:
         """Drop one task that waits for a worker or rests, with the outcome it gets; else None."""
         if index in self.resting:
-            self.resting.discard(index)
+            del self.resting[index]
         elif not self._pending.drop(index):
             return None
         return self._unstarted(index)
 
     def rest(self, outcome: Outcome) -> float:
         """Keep a failed task for another attempt; how long it must rest, in seconds."""
-        self.resting.add(outcome.index)
+        self.resting[outcome.index] = None
         self._failed[outcome.index] = outcome
         return retry_delay_s(outcome.attempt + 1, self.order.retries)
 
     def wake(self, index: int) -> None:
         """A task has rested: it is pending again, unless it was stopped meanwhile."""
         if index in self.resting:
-            self.resting.discard(index)
+            del self.resting[index]
             self._pending.add(index, self._failed[index].attempt + 1)
 
     def ended(self, index: int) -> None:

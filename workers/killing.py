@@ -148,7 +148,13 @@ class Executioner:
             return
         self._staff.nudge()
         self._drain(worker)
-        if _is_due(worker, doom):
+        if not _is_due(worker, doom):
+            return
+        if self._waits_for_shield(worker, doom):  # it may be writing to a slow disk in there
+            doom.is_waiting = True
+            self._staff.thaw(worker)
+            self._look_later(worker, doom)
+        else:
             self._kill(worker, doom)
 
     def _kill(self, worker: WorkerProcess, doom: Doom) -> None:
@@ -159,7 +165,7 @@ class Executioner:
     def _report_unkillable(self, worker: WorkerProcess) -> None:
         if worker.number in self._staff.workers and worker.held is not None:
             self._staff.nudge()
-            worker.held.job.unkillable.append(worker.pid)
+            worker.held.job.unkillable += (worker.pid,)
 
 
 def _is_due(worker: WorkerProcess, doom: Doom) -> bool:

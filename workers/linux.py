@@ -98,7 +98,7 @@ def resident_bytes(pid: int) -> int:
 
 def pids_with_variable(name: str, value: str) -> list[int]:
     """Processes that were started with this environment variable, as far as we may look."""
-    return _look_for(name, value)[0]
+    return sorted(_look_for(name, value)[0])
 
 
 def end_marked(name: str, value: str, sweeps: int) -> None:
@@ -124,7 +124,7 @@ def _look_for(name: str, value: str) -> tuple[list[int], set[int]]:
     """
     wanted = f"{name}={value}".encode()
     found, blank = [], set()
-    for pid in all_pids():
+    for pid in reversed(all_pids()):  # those that are new are the likeliest to be gone soon
         try:
             variables = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:

@@ -119,20 +119,12 @@ _WORD_BYTES = array(_WORD).itemsize
 
 def pack_lease(lease: Lease) -> bytes:
     """One lease, as it is written."""
-    batch_id, task = lease.batch_id.encode(), lease.task.encode()
-    body = b"".join(
-        (batch_id, task, lease.indexes.tobytes(), lease.ends.tobytes(), lease.text),
-    )
-    head = _LEASE.pack(
-        len(body),
-        lease.number,
-        lease.attempt,
-        len(lease.indexes),
-        lease.timeout_s,
-        len(batch_id),
-        len(task),
-    )
-    return head + body
+    number, batch_id, task, attempt, timeout_s, indexes, ends, text = lease
+    name, function = batch_id.encode(), task.encode()
+    words = indexes.tobytes() + ends.tobytes()
+    size = len(name) + len(function) + len(words) + len(text)
+    head = _LEASE.pack(size, number, attempt, len(indexes), timeout_s, len(name), len(function))
+    return b"".join((head, name, function, words, text))
 
 
 def lease_bytes(text: bytes) -> int:

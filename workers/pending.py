@@ -7,21 +7,26 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+#: What most batches never need more of than this: never to be changed, see `_own`.
+_NONE_DROPPED: set[int] = set()
+_NO_ORDER: list[int] = []
+_NONE_RETURNED: deque[tuple[int, int]] = deque()
+
 
 class Pending:
     """First those that came back, then the rest in index order; a task may be dropped alone."""
 
-    __slots__ = ("_dropped", "_next", "_order", "_returned", "_total")
+    __slots__ = ("_dropped", "_left", "_next", "_order", "_returned", "_total")
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        self._total = self._left = total
         self._next = 0  # what lies from here on has never been handed out
-        self._dropped: set[int] = set()  # some that lie there, and never will be
-        self._order: list[int] = []  # those, as a heap
-        self._returned: deque[tuple[int, int]] = deque()  # (index, attempt)
+        self._dropped = _NONE_DROPPED  # some that lie there, and never will be
+        self._order = _NO_ORDER  # those, as a heap
+        self._returned = _NONE_RETURNED  # (index, attempt)
 
     def __len__(self) -> int:
-        return self._total - self._next - len(self._dropped) + len(self._returned)
+        return self._left
 
     @property
     def has_returned(self) -> bool:
@@ -37,6 +42,7 @@ class Pending:
     def taken(self, count: int) -> None:
         """So many of that run were handed out."""
         self._next += count
+        self._left -= count
         self._pass_dropped()
 
     def take_returned(self, most: int) -> tuple[array[int], int]:
@@ -45,34 +51,42 @@ class Pending:
         indexes = array("I")
         while self._returned and len(indexes) < most and self._returned[0][1] == attempt:
             indexes.append(self._returned.popleft()[0])
+        self._left -= len(indexes)
         return indexes, attempt
 
     def give_back(self, indexes: Sequence[int], attempt: int) -> None:
         """These were handed out and have not begun: they are next."""
+        self._own()
+        self._left += len(indexes)
         self._returned.extendleft((index, attempt) for index in reversed(indexes))
 
     def add(self, index: int, attempt: int) -> None:
         """This one may be tried again: it comes after those that came back."""
+        self._own()
+        self._left += 1
         self._returned.append((index, attempt))
 
     def drop(self, index: int) -> bool:
         """Never hand this one out; whether it was waiting."""
+        self._own()
         if self._next <= index < self._total:
             if index in self._dropped:
                 return False
             self._dropped.add(index)
             heapq.heappush(self._order, index)
+            self._left -= 1
             return True
         for entry in self._returned:
             if entry[0] == index:
                 self._returned.remove(entry)
+                self._left -= 1
                 return True
         return False
 
     def clear(self) -> Iterable[int]:
         """Never hand anything out any more; which of those that came back were waiting."""
         returned = [index for index, _ in self._returned]
-        self._next = self._total
+        self._next, self._left = self._total, 0
         self._dropped.clear()
         self._order.clear()
         self._returned.clear()
@@ -82,3 +96,8 @@ class Pending:
         while self._order and self._order[0] == self._next:
             self._dropped.discard(heapq.heappop(self._order))
             self._next += 1
+
+    def _own(self) -> None:
+        """Have containers of its own. Not from the start: there may be very many small batches."""
+        if self._returned is _NONE_RETURNED:
+            self._dropped, self._order, self._returned = set(), [], deque()

@@ -379,7 +379,7 @@ class Pool:
         for waiting in list(worker.leases)[1:]:
             self.end_lease(worker, waiting)
         if unkillable:  # something of the batch may still run, so it must not settle
-            held.job.unkillable.extend(unkillable)
+            held.job.unkillable += tuple(unkillable)
         else:
             self.end_lease(worker, held)
         self._dispatcher.hand_out()

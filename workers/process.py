@@ -11,6 +11,7 @@ from time import monotonic
 
 from workers import messages
 from workers.backend import RunningTask, WorkerState, WorkerView
+from workers.controlpipe import ControlPipe
 from workers.held import Doom, Held
 from workers.linux import resident_bytes
 from workers.loop import READ, WRITE, Loop
@@ -52,9 +53,10 @@ class WorkerProcess:
         self._unsent: list[bytes | memoryview] = []
         self._is_sending = False  # the loop is waiting for room in the pipe
         ours, self.theirs = _open_pipes()
-        self._leases, self._reports, self._control, self.page_fd, self._output = ours
+        self._leases, self._reports, control, self.page_fd, self._output = ours
+        self._control = ControlPipe(control, loop)
         self.page = Page(self.page_fd)
-        for fd in (self._leases, self._reports, self._output, self._control):
+        for fd in (self._leases, self._reports, self._output, control):
             os.set_blocking(fd, False)
         for fd in (self._leases, self._reports):
             with suppress(OSError):  # over the user's limit: it stays as small as it is
@@ -85,13 +87,8 @@ class WorkerProcess:
         on_control: Callable[[WorkerProcess, messages.Control], None],
     ) -> None:
         """Have the loop call back when the worker says something."""
-
-        def control(_: int) -> None:
-            for message in self._read_control():
-                on_control(self, message)
-
         self._loop.watch(self._reports, READ, lambda _: on_reports(self))
-        self._loop.watch(self._control, READ, control)
+        self._control.watch(lambda answer: on_control(self, answer))
         self._loop.watch(self._output, READ, lambda _: self._keep_output())
 
     def let_go(self) -> None:
@@ -120,9 +117,8 @@ class WorkerProcess:
         self.tasks_done += held.done
 
     def command(self, command: Command, lease: int, position: int = 0) -> None:
-        """Tell the control thread. The pipe holds far more commands than a lease can need."""
-        with suppress(OSError):  # a worker that has died is noticed elsewhere
-            os.write(self._control, messages.pack_control(command, lease, position))
+        """Tell the control thread."""
+        self._control.tell(command, lease, position)
 
     def hang_up(self) -> None:
         """No more leases: the worker ends by itself after what it is doing."""
@@ -221,7 +217,8 @@ class WorkerProcess:
         self.is_closed = True
         self.hang_up()
         self._keep_output()
-        for fd in (self._reports, self._control, self._output):
+        self._control.close()
+        for fd in (self._reports, self._output):
             self._loop.unwatch(fd)
             os.close(fd)
         if self.handle >= 0:
@@ -254,15 +251,6 @@ class WorkerProcess:
             return 0
         except BrokenPipeError:
             return len(frame)  # dead: the warden will say so, and nothing of it has begun
-
-    def _read_control(self) -> list[messages.Control]:
-        try:
-            text = os.read(self._control, 4096)
-        except (BlockingIOError, ConnectionResetError):
-            return []
-        if not text:
-            self._loop.unwatch(self._control)
-        return list(messages.unpack_controls(text))
 
     def _keep_output(self) -> None:
         """Drain what tasks print, so that printing never blocks; the last 64 KiB are kept."""

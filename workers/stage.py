@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
+from os import getpid  # here and now: a task may patch the module
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -28,12 +28,13 @@ class Stage:
     """The host of a worker's StopEvents. The main thread's, but for what is said to be shared."""
 
     def __init__(self, page: Page, inbox: Inbox, max_shield_s: float) -> None:
-        self.sections: list[float] = []  # when each open one ends at the latest; any thread's
+        self.sections: list[Section] = []  # that are open, in any thread
+        self._changing = threading.RLock()  # what threads of the task may change at the same time
         self.flag = inbox.flag
         self.interrupting = Interrupts(inbox, page.times, self.sections)
         self.is_async = False  # the task runs in an event loop
         self.on_section_end: Callable[[bool], None] | None = None  # how a stop gets into that loop
-        self.has_strays = False  # the task has left something that nothing but a new worker ends
+        self.strays: list[object] = []  # what a task has left that only the process's end ends
         self.was_shielded = False  # in a critical section after it had been asked to stop
         self.present: StopEvent | None = None  # the running task's, once it is wanted
         self.position = 0
@@ -43,7 +44,7 @@ class Stage:
         self._tally: Tally
         self._lease: Lease | None = None
         self._short_attempts = 0
-        self._pid = os.getpid()
+        self._pid = getpid()
         set_current(self.stop_event)
 
     # --- the worker's side ------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class Stage:
         self.interrupting.reset()
         if self.sections:
             self.sections.clear()
-            self._times[SHIELD] = 0.0
+            self._show_sections()
         last_gap_s = stop.last_gap_s(ended)
         if last_gap_s >= SHORT_GAP_S:
             self._tally.note(last_gap_s)
@@ -85,15 +86,20 @@ class Stage:
             self._tally.end(count, count, count)
 
     def stop_event(self) -> StopEvent | None:
-        """The running task's event; None between two tasks."""
-        lease = self._lease
-        if self.present is None and lease is not None:
-            began, position = self._times[BEGAN], self.position
-            ends = began + lease.timeout_s if lease.timeout_s else inf
-            self.present = StopEvent(self.flag, lambda: _keys(lease, position), ends, self, began)
-            if os.getpid() != self._pid:  # this is a task's own fork
-                self.present.become_remote()
+        """Shared: the running task's event; None between two tasks."""
+        if self.present is None and self._lease is not None:
+            with self._changing:
+                if self.present is None:
+                    self.present = self._new_event(self._lease, self.position)
         return self.present
+
+    def _new_event(self, lease: Lease, position: int) -> StopEvent:
+        began = self._times[BEGAN]
+        ends = began + lease.timeout_s if lease.timeout_s else inf
+        stop = StopEvent(self.flag, lambda: _keys(lease, position), ends, self, began)
+        if getpid() != self._pid:  # this is a task's own fork
+            stop.become_remote()
+        return stop
 
     # --- the task's side --------------------------------------------------------------------------
 
@@ -115,7 +121,7 @@ class Stage:
         try:
             return call(timeout)
         finally:
-            self._times[WAITING] = 0.0
+            self._times[WAITING] = 1.0 if self.interrupting.depth else 0.0
 
     def interrupts(self, stop: StopEvent) -> AbstractContextManager[None]:
         """A block that a stop breaks into."""
@@ -144,24 +150,38 @@ class Stage:
     def detach(self) -> None:
         """In a task's own fork: the page is still the worker's, and not ours to write."""
         self._times = self.interrupting.times = memoryview(array("d", [0.0] * (MAX_GAP + 1)))
+        self._changing = threading.RLock()  # some thread that is not here may have had it
 
-    def enter_section(self, ends: float) -> None:
+    def enter_section(self, section: Section) -> None:
         """Shared: sections of several threads or coroutines may overlap."""
-        self.sections.append(ends)
-        self._times[SHIELD] = max(self.sections)
+        self._park_unless_within(section)
+        with self._changing:
+            self.sections.append(section)
+            self._show_sections()
         self.was_shielded |= self.flag.is_on
 
-    def leave_section(self, ends: float) -> None:
-        """At the end of the last one, a task that is to be killed goes no further."""
-        if ends not in self.sections:  # left after its task has ended
+    def leave_section(self, section: Section) -> None:
+        """A task that is to be killed goes no further than here."""
+        if section not in self.sections:  # left after its task has ended
             return
         self.was_shielded |= self.flag.is_on
-        others = self.sections.copy()
-        others.remove(ends)
-        self._times[SHIELD] = max(others, default=0.0)
-        while not others and self._places[DOOMED] == self._places[PLACE]:
-            sleep(PARK_S)
-        self.sections.remove(ends)  # from here on, a stop may break in again
+        with self._changing:
+            section.ends = 0.0
+            self._show_sections()
+        self._park_unless_within(section)
+        with self._changing:
+            if section in self.sections:
+                self.sections.remove(section)  # from here on, a stop may break in again
+
+    def _show_sections(self) -> None:
+        self._times[SHIELD] = max((section.ends for section in self.sections), default=0.0)
+
+    def _park_unless_within(self, section: Section) -> None:
+        """Stay here if the task is to be killed, unless this thread is in another section as well."""
+        others = [each for each in self.sections if each is not section]
+        if not any(each.thread == section.thread for each in others):
+            while self._places[DOOMED] == self._places[PLACE]:
+                sleep(PARK_S)
 
     def break_in(self, *, may_raise: bool) -> None:
         """A section has been left: a stop that was put off breaks in, wherever the task is now."""
@@ -174,17 +194,20 @@ class Stage:
 class Section:
     """`with stop.shield(seconds):` as it is entered and left."""
 
-    __slots__ = ("_ends", "_seconds", "_stage")
+    __slots__ = ("_seconds", "_stage", "ends", "thread")
 
     def __init__(self, stage: Stage, seconds: float) -> None:
-        self._stage, self._seconds, self._ends = stage, seconds, 0.0
+        self._stage, self._seconds = stage, seconds
+        self.ends = 0.0  # at the latest
+        self.thread = 0
 
     def __enter__(self) -> None:
-        self._ends = monotonic() + self._seconds
-        self._stage.enter_section(self._ends)
+        self.ends = monotonic() + self._seconds
+        self.thread = threading.get_ident()
+        self._stage.enter_section(self)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stage.leave_section(self._ends)
+        self._stage.leave_section(self)
         self._stage.break_in(may_raise=kind is None)
 
 

@@ -29,6 +29,7 @@ from workers.descriptors import Streams
 # signal.getsignal makes an enum member of each answer, which costs ten times as much.
 getsignal: Callable[[int], Any] = importlib.import_module("_signal").getsignal
 _CATCHABLE = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_OFF = (0.0, 0.0)
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 _FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"})
@@ -39,6 +40,7 @@ RESTORE_TRIES = 3
 #: Address space to write a failure down in when a task has used up all there is; never touched, so
 #: it costs no memory.
 RESERVE_BYTES = 4 << 20
+SEED_BYTES = 16
 
 
 def _collect(is_on: bool) -> None:
@@ -76,11 +78,12 @@ class Surroundings:
     """A picture of the process, taken once, to which it can be brought back.
 
     Directory, environment, limits and forks are watched with an audit hook, so an untouched one
-    costs nothing; the rest is compared, which takes a few microseconds.
+    costs nothing; the rest is compared, which takes some microseconds.
     """
 
     def __init__(self, streams: Streams, handle_signals: Callable[[], None]) -> None:
         """handle_signals: installs the signal handlers that are not Python's own."""
+        self.is_touched = False  # in any of the ways that the audit hook sees
         self.has_forked = False
         self.has_limited = False
         self._streams = streams
@@ -120,16 +123,10 @@ class Surroundings:
         """Put back whatever the task changed; False if only a new process can have it as it was."""
         for _ in range(RESTORE_TRIES):
             with suppress(BaseException):  # its handlers and trace functions may raise anything
-                return self._restore()
+                is_whole = self._restore()
+                self.is_touched = False
+                return is_whole
         return False
-
-    def begin_batch(self) -> bool:
-        """As `restore`; and what one batch draws at random has nothing to do with another's seed."""
-        seed = getattr(sys.modules.get("random"), "seed", None)
-        if seed is not None:
-            with suppress(Exception):
-                seed()
-        return self.restore()
 
     def relieve(self) -> None:
         """Lift limits that a task has set itself: its result or failure has to be written down."""
@@ -164,6 +161,7 @@ class Surroundings:
         if self._touched:
             self._restore_variables()
         self._restore_imports()
+        _reseed()
         self._streams.restore()
         return is_whole and self._has_room()
 
@@ -248,8 +246,23 @@ class Surroundings:
                 self._touched.add(os.fsencode(arguments[0]))
             elif event in _LIMIT_CHANGES:
                 self.has_limited = True
+            else:
+                return
+            self.is_touched = True
 
         return hook
+
+
+def has_alarm() -> bool:
+    """Whether a task has left its alarm clock running."""
+    return signal.getitimer(signal.ITIMER_REAL) != _OFF
+
+
+def _reseed() -> None:
+    """What one task draws at random has nothing to do with another's seed."""
+    seed: Any = getattr(sys.modules.get("random"), "seed", None)
+    with suppress(Exception):  # whatever a task has put in its place
+        seed(int.from_bytes(os.urandom(SEED_BYTES)))  # without a number, it takes 2,500 bytes
 
 
 def _root() -> tuple[int, int]:

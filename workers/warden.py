@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import current_process
+from os import _exit  # here and now: in a worker, a task may patch the module
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -192,9 +193,11 @@ class Warden:
                 os.close(descriptor)
             body()
         except BaseException:  # noqa: BLE001  # nothing may return into the warden's loop
-            traceback.print_exc()
-            sys.stderr.flush()
-        os._exit(1)
+            with suppress(BaseException):  # a task may have taken the stream away
+                traceback.print_exc()
+                sys.stderr.flush()
+        finally:
+            _exit(1)
 
     def _reap(self) -> None:
         """Learn what became of the children, and end what dead workers left behind."""

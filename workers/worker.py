@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from _thread import _count as running_threads
-from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -26,11 +25,11 @@ from workers.page import Page
 from workers.stage import Stage
 from workers.stop import StopEvent
 from workers.stopped import Stopped
-from workers.surroundings import Surroundings
+from workers.surroundings import Surroundings, has_alarm
 from workers.tasks import TaskSpec
 
-#: Tasks shorter than this are not each followed by a look at what they may have changed; between
-#: two batches it is always done.
+#: After so much work the worker looks at what tasks may have changed, and puts it back: after each
+#: longer task, and after many short ones. It always does before another task function's turn.
 TIDY_AFTER_S = 0.00025
 #: After longer ones it is at least made sure that the report goes to the pool.
 CHECK_AFTER_S = 0.00002
@@ -76,7 +75,8 @@ class Worker:
         self._stage = Stage(self._page, self._inbox, max_shield_s)
         self._pid = getpid()
         self._unread = b""
-        self._batch_id = ""
+        self._task = ""  # the function whose tasks ran last
+        self._untidied_s = 0.0  # how long its tasks have run since the last look
         # Progress may be reported from a task's own threads, and frames must not mix.
         self._writing = threading.Lock()
         self._reports = Pipe(pipes.reports)
@@ -98,9 +98,9 @@ class Worker:
 
     def _serve(self, lease: Lease) -> None:
         """Run the tasks of one lease, reporting each as it ends."""
-        if lease.batch_id != self._batch_id:
-            self._batch_id = lease.batch_id
-            self._tidy(self._surroundings.begin_batch)
+        if lease.task != self._task:
+            self._task = lease.task
+            self._tidy()
             if self._is_unfit:
                 self._leave()  # nothing of the lease has begun
         inbox, stage, number = self._inbox, self._stage, lease.number
@@ -117,17 +117,16 @@ class Worker:
             if not position and self._page.is_void(number):
                 inbox.abandon()
                 return
-            kind, payload = attempt(spec, lease, position)
-            if getpid() != self._pid:
-                _exit(0)  # a task that forked and returned in both: this is not the worker
-            ended = monotonic()
-            noticed, was_shielded = stage.leave_task(ended)
-            if inbox.is_late:
+            try:
+                kind, payload = attempt(spec, lease, position)
+                ended, noticed, flags = self._finish(began)
+            except BaseException as error:  # noqa: BLE001  # an alarm that the task left has gone off
+                self._tidy()
+                kind, payload = _RAISED, failure.error_of(error)
+                ended, noticed, flags = self._finish(began)
+            if inbox.is_late and ended - began >= lease.timeout_s:  # not while it was cleaned up
                 kind, payload = _TIMED_OUT, failure.time_limit_error(ended - began)
-            is_last = not inbox.has_more()
-            flags = self._clean_up(is_last, ended - began)
-            if was_shielded:
-                flags |= _SHIELDED
+            is_last = bool(flags & _LAST)
             self._write(pack_report(kind, number, position, payload, flags, began, ended, noticed))
             if flags & _LEFT_THREADS or self._is_unfit:
                 self._leave()  # the lease ends with this process
@@ -179,22 +178,29 @@ class Worker:
             self._check_reports()
             self._write(pack_report(Kind.PROGRESS, lease, position, text))
 
-    def _clean_up(self, is_last: bool, lasted_s: float) -> int:
-        """End what the task left behind and put back what it changed; the flags to report."""
-        flags = _LAST if is_last else 0
+    def _finish(self, began: float) -> tuple[float, float, int]:
+        """Put back what a task changed and end what it left: (ended, noticed, flags to report)."""
+        if getpid() != self._pid:
+            _exit(0)  # a task that forked and returned in both: this is not the worker
+        ended = monotonic()
+        noticed, was_shielded = self._stage.leave_task(ended)
+        lasted_s, is_last = ended - began, not self._inbox.has_more()
+        flags = _SHIELDED if was_shielded else 0
         has_forked = self._surroundings.has_forked
-        if has_forked or lasted_s > TIDY_AFTER_S:
-            self._tidy(self._surroundings.restore)
+        self._untidied_s += lasted_s
+        is_touched = self._surroundings.is_touched or (is_last and has_alarm())
+        if is_touched or self._untidied_s > TIDY_AFTER_S:
+            self._tidy()
         elif lasted_s > CHECK_AFTER_S:
             self._check_reports()
         if (is_last or has_forked) and self._end_children():
             flags |= _LEFT_PROCESSES
         has_more_threads = running_threads() > self._threads
-        if self._stage.has_strays or (has_more_threads and leftovers.await_threads(self._threads)):
+        if self._stage.strays or (has_more_threads and leftovers.await_threads(self._threads)):
             flags |= _LEFT_THREADS
-        if flags & _LEFT_THREADS or self._is_unfit:
-            flags &= ~_LAST
-        return flags
+        if is_last and not (flags & _LEFT_THREADS or self._is_unfit):
+            flags |= _LAST
+        return ended, noticed, flags
 
     def _end_children(self) -> bool:
         """Kill what tasks have started and left; whether there was any."""
@@ -206,9 +212,10 @@ class Worker:
             self._is_unfit = True
             return True
 
-    def _tidy(self, restore: Callable[[], bool]) -> None:
+    def _tidy(self) -> None:
         """Put back what tasks changed, and make sure that pool and worker still hear each other."""
-        is_restored = restore()
+        self._untidied_s = 0.0
+        is_restored = self._surroundings.restore()
         self._check_reports()
         if not (is_restored and all(pipe.is_intact for pipe in self._others)):
             self._is_unfit = True

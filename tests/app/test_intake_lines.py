@@ -1,6 +1,7 @@
 """NDJSON in POST /batches: what is a line, what is an item, and what is told of a wrong one."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -227,7 +228,7 @@ def test_a_line_may_be_as_long_as_an_item_and_no_longer(piece: int) -> None:
 @PIECES
 def test_a_line_that_does_not_end_is_refused_at_its_limit(piece: int) -> None:
     """It must not be collected to the limit of the body; what was wrong before it is told as well."""
-    body = b'{}\n\n{"size":"' + b"x" * 100_000
+    body = b'{}\n\n{"size":"' + b"x" * 300_000 + b"\xff"  # which nobody comes to
 
     assert mistakes(body, read_lines, piece=piece, item_bytes=1_000) == [
         ("/items/0/identifier", "Field required (line 1)"),
@@ -240,6 +241,19 @@ def test_a_line_of_space_is_blank_however_long() -> None:
     body = b" " * 300_000 + ONE + b"\t" * 300_000 + b"\n" + b"\r" * 300_000
 
     assert texts(read_lines(body, item_bytes=1_000)) == [ONE]
+
+
+def test_a_line_of_space_takes_no_memory() -> None:
+    """Blank lines are no items, so no limit of an item bounds them."""
+    body = b" " * 20_000_000 + ONE
+    tracemalloc.start()
+    try:
+        read_lines(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2_000_000
 
 
 @PIECES

@@ -5,8 +5,10 @@ from time import monotonic
 
 import pytest
 
+from app.glance import Glance, TaskGlance
 from app.lifecycle import BatchState, TaskState
 from app.notes import KEPT_STACK_CHARS, KEPT_STACKS, MAX_STACK_CHARS
+from app.record import Record
 from app.results import result_lines
 from app.rows import Grace, NewBatchRow
 from app.schemas import BatchOptions
@@ -138,12 +140,19 @@ def test_a_task_stop_goes_on_until_the_pool_says_that_nothing_runs(store: Store)
     store.append("a", [outcome(0, Ending.STOPPED)])
 
     assert record.request_task_stop(0, 6.0, None, None) is not None
+    assert not glance_at(record, 0).is_final
     record.settle_task_stop(0, 9.0)
+    assert glance_at(record, 0).is_final
     record.settle_task_stop(0, 10.0)
     stop = record.task(0, {}).stop
     assert stop is not None
     assert stop.settled == 9.0
     assert record.request_task_stop(0, 11.0, None, None) is None
+
+
+def glance_at(record: Record, index: int) -> TaskGlance:
+    """A look at a task of which no page tells."""
+    return TaskGlance(Glance(record, record.snapshot(), (), ()), record.task(index, {}))
 
 
 def test_when_a_batch_settles_so_do_the_stops_of_its_tasks(store: Store) -> None:

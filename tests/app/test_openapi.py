@@ -155,38 +155,61 @@ def test_a_new_batch_is_one_of_the_tasks_batches(document: Json) -> None:
     schemas = document["components"]["schemas"]
     union = schemas["NewBatch"]
 
-    assert list(union["discriminator"]["mapping"]) == [
-        "countdown",
-        "checksum",
-        "primes",
-        "stubborn",
-    ]
+    names = "countdown checksum primes stubborn listen convert crawl"
+    assert " ".join(union["discriminator"]["mapping"]) == names
     assert union["oneOf"][0] == {"$ref": "#/components/schemas/countdown.batch"}
     assert schemas["countdown.batch"]["properties"]["task"]["const"] == "countdown"
     assert schemas["countdown.item"]["properties"]["seconds"]["default"] == 10
     assert "default" not in schemas["NewBatch.BatchOptions"]["properties"]["grace"]
 
 
-async def accepted(body: bytes, catalog: Catalog) -> int:
+async def accepted(
+    body: bytes, catalog: Catalog, media_type: str = "application/json", query: str = ""
+) -> int:
     """How many items of a body are accepted."""
 
     async def receive() -> Json:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    headers = [(b"content-type", b"application/json")]
-    asked = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    return len((await read_draft(asked, catalog, IntakeLimits())).items)
+    headers = [(b"content-type", media_type.encode())]
+    scope = {"type": "http", "method": "POST", "headers": headers, "query_string": query.encode()}
+    return len((await read_draft(Request(scope, receive), catalog, IntakeLimits())).items)
 
 
 def test_every_example_of_a_post_is_accepted(app: FastAPI, document: Json) -> None:
     """The first thing a newcomer does is press Execute; the first example is countdown."""
-    content = document["paths"]["/batches"]["post"]["requestBody"]["content"]["application/json"]
+    content = document["paths"]["/batches"]["post"]["requestBody"]["content"]
+    whole, lines = content["application/json"], content["application/x-ndjson"]
 
-    assert next(iter(content["examples"])) == "countdown"
-    for example in content["examples"].values():
-        jsonschema_rs.validate(resolving(document, content["schema"]), example["value"])
+    assert next(iter(whole["examples"])) == "countdown"
+    assert list(whole["examples"]) == list(lines["examples"])
+    for example in whole["examples"].values():
+        jsonschema_rs.validate(resolving(document, whole["schema"]), example["value"])
         body = json.dumps(example["value"]).encode()
         assert asyncio.run(accepted(body, app.state.catalog)) == 3
+    for name, example in lines["examples"].items():
+        body, query = example["value"].encode(), f"task={name}"
+        assert asyncio.run(accepted(body, app.state.catalog, "application/x-ndjson", query)) == 3
+
+
+def test_a_line_of_a_new_batch_is_one_of_the_tasks_items(document: Json) -> None:
+    """NDJSON is no JSON value, but each of its lines is one, of a known schema."""
+    post = document["paths"]["/batches"]["post"]
+    schema = post["requestBody"]["content"]["application/x-ndjson"]["schema"]
+    [tasks] = [one["schema"]["enum"] for one in post["parameters"] if one["name"] == "task"]
+
+    assert schema["type"] == "string"
+    assert schema["contentMediaType"] == "application/x-ndjson"
+    assert schema["contentSchema"]["oneOf"] == [
+        {"$ref": f"#/components/schemas/{task}.item"} for task in tasks
+    ]
+
+
+def test_no_parameter_of_a_new_batch_is_required_or_sent_unasked(document: Json) -> None:
+    """A body in JSON takes none, and a form sends what it shows as a default."""
+    for parameter in document["paths"]["/batches"]["post"]["parameters"]:
+        assert not parameter.get("required")
+        assert "default" not in parameter["schema"]
 
 
 class Part(BaseModel):

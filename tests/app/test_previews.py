@@ -39,14 +39,14 @@ def test_the_catalog_tells_where_a_task_would_stop(http: Client) -> None:
     assert {entry["gaps"] for entry in known.values()} == {None}
 
     run(http, "never_look", {"seconds": 0.4}, {"seconds": 0.1}, {"seconds": 0.1})
-    run(http, "look_around", {"seconds": 0.4})
+    run(http, "look_around", {"seconds": 0.4}, {"seconds": 0.0})
     http.stop(http.running(http.submit("wait_for_stop")))
     never, looks = (http.get(f"/tasks/{name}").json() for name in ("never_look", "look_around"))
     waits = http.get("/tasks/wait_for_stop").json()
     assert (never["stops"], looks["stops"], waits["stops"]) == ("end", "checkpoints", "checkpoints")
     assert (never["gaps"]["attempts"], never["gaps"]["never_looked"]) == (3, 3)
     assert 0.4 <= never["gaps"]["p99"] <= never["gaps"]["worst"] < 2
-    assert (looks["gaps"]["attempts"], looks["gaps"]["never_looked"]) == (1, 0)
+    assert (looks["gaps"]["attempts"], looks["gaps"]["never_looked"]) == (2, 1)
     assert 0.005 <= looks["gaps"]["p99"] <= looks["gaps"]["worst"] < 0.4
     assert waits["gaps"]["worst"] < 0.4  # waiting for the event is no gap
     listed = {entry["name"]: entry for entry in http.get("/tasks").json()["tasks"]}
@@ -83,6 +83,8 @@ def test_what_a_function_did_before_tells_how_long_it_still_takes(http: Client) 
     assert (unknown["predicted"], unknown["tasks"][0]["basis"]) == (None, "unknown")
     assert (unknown["tasks"][0]["usual_gap"], unknown["tasks"][0]["predicted"]) == (None, None)
     assert unknown["tasks"][0]["ever_looked"] is False
+    catalog = http.get("/tasks/never_look").json()
+    assert (catalog["stops"], catalog["gaps"]) == ("unknown", None)  # it has only begun
     assert (asked.status_code, asked.headers["Retry-After"]) == (202, "5")
     assert http.look(first, wait=30)["state"] == "succeeded"
 
@@ -116,6 +118,20 @@ def test_a_grace_is_the_longest_that_a_stop_can_take(http: Client) -> None:
     ended = preview(http, batch)
     assert (ended["state"], ended["running"], ended["pending"]) == ("stopped", 0, 0)
     assert (ended["predicted"], ended["tasks"]) == (0.0, [])
+
+
+def test_the_grace_of_a_single_task_counts_for_that_task(http: Client) -> None:
+    """Its batch would never be killed, but it will."""
+    batch = http.submit("never_look", [{}, {}])
+    http.running(batch, 2)
+    asked = http.delete(batch["links"]["tasks"] + "/1", params={"grace": 30, "wait": 0})
+    seen = preview(http, batch)
+
+    assert (asked.status_code, 10 < int(asked.headers["Retry-After"]) <= 30) == (202, True)
+    assert [task["basis"] for task in seen["tasks"]] == ["unknown", "grace"]
+    assert (seen["grace"], seen["predicted"]) == (None, None)
+    assert 10 < seen["tasks"][1]["predicted"] < 30
+    http.stop(batch, grace=0)
 
 
 def test_what_has_not_begun_is_no_work_for_a_stop(http: Client) -> None:

@@ -34,7 +34,7 @@ def test_generated_requests_find_no_server_error_and_nothing_undocumented(tmp_pa
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
-                "SCHEMATHESIS_HOOKS": "tests.app.short_waits",
+                "SCHEMATHESIS_HOOKS": "tests.app.request_hooks",
             },
             capture_output=True,
             text=True,

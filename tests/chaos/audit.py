@@ -69,7 +69,9 @@ class Auditor:
         for line in lines:
             alone = account.task_stops.get(line.index)
             ends = (account.size_at_end, alone.size_at_end if alone is not None else None)
-            if line.index not in late and any(end is not None and line.offset >= end for end in ends):
+            if line.index not in late and any(
+                end is not None and line.offset >= end for end in ends
+            ):
                 late.add(line.index)
                 self._findings.add(
                     Broken.RAN_AFTER_STOP,

@@ -1,8 +1,9 @@
-"""The service itself is killed while everything runs: its tasks get the grace, and then nothing is left."""
+"""The service itself is killed while everything runs: its tasks get the grace, then all is gone."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
@@ -12,7 +13,7 @@ import httpx
 from tests.chaos.findings import Broken, Findings
 from tests.chaos.logbook import Line, read_lines
 from tests.chaos.mixture import Draft, draw
-from tests.chaos.site import CLIENT_LIMIT_S, LIMIT_S, LOOK_EVERY_S, MARK, TASKS, Site
+from tests.chaos.site import CLIENT_LIMIT_S, LIMIT_S, LOOK_EVERY_S, MARK, TASKS, Json, Site
 from tests.service_process import running_service
 from workers.linux import pids_with_variable
 
@@ -23,7 +24,7 @@ KILLING_S = 5.0
 #: From the death of the service until every worker has heard of it.
 HEARING_S = 1.0
 #: These end by themselves when they see their event set.
-LOOKING = ("look", "wait", "leave", "report", "share", "entrust")
+LOOKING = ("look", "wait", "leave", "report", "share", "entrust", "block", "run")
 
 
 def deaths(folder: Path, dice: Random, scale: float) -> Findings:
@@ -45,7 +46,7 @@ def _die(findings: Findings, place: Path, dice: Random) -> None:
     """One service, from its start to long after its death."""
     mark, runs = secrets.token_hex(8), place / "tmp"
     runs.mkdir()
-    settings = {
+    settings: Json = {
         "QUIESCE_TASKS": TASKS,
         "QUIESCE_SHUTDOWN_GRACE": str(GRACE_S),
         "TMPDIR": str(runs),
@@ -76,7 +77,7 @@ def _die(findings: Findings, place: Path, dice: Random) -> None:
 
 
 def _judge(
-    findings: Findings, name: str, kinds: list[str], lines: list[Line], died: float
+    findings: Findings, name: str, kinds: Sequence[str], lines: list[Line], died: float
 ) -> None:
     """What one batch wrote after the death of its service."""
     findings.tasks += len(kinds)
@@ -85,7 +86,8 @@ def _judge(
     late = {
         line.index: line
         for line in lines
-        if line.at > died + GRACE_S + KILLING_S or (line.word == "began" and line.at > died + HEARING_S)
+        if line.at > died + GRACE_S + KILLING_S
+        or (line.word == "began" and line.at > died + HEARING_S)
     }
     for index, line in late.items():
         findings.add(

@@ -14,7 +14,9 @@ class Broken(StrEnum):
     LOST = "lost"  # ran or should have run, and nobody says what became of it
     DUPLICATED = "duplicated"  # ran more often, or ended more often, than it may
     RAN_AFTER_STOP = "ran after stop"  # wrote a line after it was said that nothing runs
-    WRONGLY_BLAMED = "wrongly blamed"  # what is said of it is not what it did or what was done to it
+    WRONGLY_BLAMED = (
+        "wrongly blamed"  # what is said of it is not what it did or what was done to it
+    )
     HUNG = "hung"  # a wait that went past its limit
     ORPHANED = "orphaned"  # a process or folder that was left behind
 

@@ -1,4 +1,4 @@
-"""What tasks write down themselves: one line in one write, which no kill can tear and no lie can reach."""
+"""What tasks write down themselves: one line in one write, which no kill can tear."""
 
 from __future__ import annotations
 

@@ -15,13 +15,11 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from app.lifecycle import BATCH_MOVES, TASK_FINAL, TASK_MOVES
-from tests.chaos.accounts import Ask
 from tests.chaos.findings import Broken, Findings
 from tests.chaos.mixture import draw
 from tests.chaos.site import ACTIVE, PAGE, Json, Site, running_site
@@ -29,7 +27,7 @@ from tests.chaos.targets import DEADLY, HARMLESS, manager_of, send, warden_of
 
 State = TypeVar("State")
 
-EXAMPLES = 80
+EXAMPLES = 400
 STEPS = 30
 LONGEST_WAIT_S = 0.2
 #: How many batches one sequence has at a time, so that each is looked at often.
@@ -37,12 +35,12 @@ MOST_LIVE = 4
 
 #: What at least must have happened in all sequences together.
 LEAST = {
-    "batches": 200,
-    "stops": 200,
-    "stops of single tasks": 20,
-    "kills of workers": 100,
-    "kills of the Manager": 20,
-    "kills of the warden": 20,
+    "batches": 400,
+    "stops": 100,
+    "stops of single tasks": 100,
+    "kills of workers": 50,
+    "kills of the Manager": 50,
+    "kills of the warden": 50,
 }
 
 
@@ -52,9 +50,7 @@ def machine(folder: Path, dice: Random, scale: float) -> Findings:
     with running_site(findings, folder) as site:
         Client.site = site
         try:
-            run_state_machine_as_test(
-                seed(dice.getrandbits(32))(Client), settings=_settings(scale)
-            )
+            run_state_machine_as_test(seed(dice.getrandbits(32))(Client), settings=_settings(scale))
         except Exception as error:  # noqa: BLE001  # whatever it was, it is told
             findings.examples.append(f"machine: {error!r} {getattr(error, '__notes__', '')}")
         site.judge()
@@ -108,9 +104,10 @@ class Client(RuleBasedStateMachine):
     def begin(self, numbers: int) -> None:
         self.submit(numbers)
 
-    @precondition(lambda self: len(self._live) < MOST_LIVE)
     @rule(numbers=DICE)
     def submit(self, numbers: int) -> None:
+        if len(live := self._live) >= MOST_LIVE:
+            self._check(self.site.await_end(live[0]))
         batch = self.site.submit(draw(Random(numbers)), labels={"even": str(numbers % 2)})
         self._seen[batch["id"]] = batch
         self._tasks[batch["id"]] = {}

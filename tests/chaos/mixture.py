@@ -12,8 +12,10 @@ from workers.backend import RetryPolicy
 #: In a mixed batch; the more often a kind is named, the more often it is drawn.
 MIXED = (
     *("work", "look", "wait", "leave", "nap", "nap", "fail", "speak", "report", "hold", "large"),
+    *("block", "block", "guard", "guard", "run"),
     *("die", "vanish", "litter", "share", "entrust", "weave"),
 )
+LONG = ("work", "look", "wait", "leave", "block", "guard", "run", "share", "entrust")
 GRACES_S = (None, None, 0.0, 0.0, 0.002, 0.02, 0.1)
 
 
@@ -38,7 +40,7 @@ class Draft:
 
 def draw(dice: Random) -> Draft:
     """One batch, and how it is to be run."""
-    draft: Draft = dice.choices(*zip(*SORTS, strict=True))[0](dice)  # type: ignore[misc]
+    draft: Draft = dice.choices(*zip(*SORTS, strict=True))[0](dice)
     options: dict[str, Any] = {
         "priority": dice.choice((0, 0, 0, -5, 5)),
         "max_parallel": dice.choice((None, None, None, 1, 2)),
@@ -77,13 +79,20 @@ def mixed(dice: Random) -> Draft:
 def long(dice: Random) -> Draft:
     """A few tasks that are likely to be killed or stopped."""
     count = dice.randint(1, 4)
-    kinds = [dice.choice(("work", "look", "wait", "leave", "share", "entrust")) for _ in range(count)]
+    kinds = [dice.choice(LONG) for _ in range(count)]
     return Draft("act", kinds, [dice.uniform(0.1, 0.6) for _ in kinds])
+
+
+def flows(dice: Random) -> Draft:
+    """Async tasks."""
+    count = dice.randint(2, 15)
+    return Draft("flow", ["flow"] * count, [dice.choice((0.0, 0.005, 0.1)) for _ in range(count)])
 
 
 SORTS: tuple[tuple[Callable[[Random], Draft], int], ...] = (
     (ticks, 3),
     (naps, 3),
     (mixed, 5),
-    (long, 2),
+    (long, 3),
+    (flows, 2),
 )

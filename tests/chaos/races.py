@@ -1,4 +1,4 @@
-"""Races: a task that ends at about the moment it is to be killed, with bystanders on the same workers."""
+"""Races: tasks that end at about the moment of their kill, with bystanders on the same workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCATTER_S = 0.0003
 POLL_S = 0.0005
 
 Way = Literal["grace", "limit", "limit and grace", "one task"]
-WAYS: tuple[Way, ...] = ("grace", "limit", "limit and grace")
+WAYS: tuple[Way, ...] = ("grace", "limit", "limit and grace", "one task")
 
 
 def races(folder: Path, dice: Random, scale: float) -> Findings:

@@ -17,6 +17,7 @@ from tests.chaos.accounts import Account, Ask, Blows, Claim, TaskStop
 from tests.chaos.audit import Auditor
 from tests.chaos.findings import Broken, Findings
 from tests.chaos.mixture import Draft
+from tests.chaos.task_audit import STOPPING
 from tests.service_process import ServiceProcess, running_service
 from workers.backend import Ending
 from workers.linux import pids_with_variable
@@ -188,7 +189,7 @@ class Site:
             return False
         pool = self.client.get("/pool").json()
         idle = [worker for worker in pool["workers"] if worker["state"] == "idle"]
-        return len(idle) == pool["size"] == len(pool["workers"])
+        return bool(len(idle) == pool["size"] == len(pool["workers"]))
 
 
 def claim_of(task: Json, kind: str) -> Claim:
@@ -196,7 +197,7 @@ def claim_of(task: Json, kind: str) -> Claim:
     ending, error, result = _ENDINGS[task["state"]], task.get("error"), task.get("result")
     if error is not None:
         ending = _ENDINGS_BY_ERROR.get(error["type"], ending)
-    elif kind == "leave" and result is None and ending is Ending.RETURNED:
+    elif kind in STOPPING and result is None and ending is Ending.RETURNED:
         ending = Ending.STOPPED
     payload = json.dumps(result if error is None else error, separators=(",", ":")).encode()
     is_noticed = task["noticed_at"] is not None
@@ -216,15 +217,14 @@ def http_options(options: Json) -> Json:
 
 
 @contextmanager
-def running_site(findings: Findings, folder: Path, **env: str) -> Iterator[Site]:
+def running_site(findings: Findings, folder: Path, **env: Any) -> Iterator[Site]:
     """A service for one part of the programme; what it leaves behind is found at the end."""
     began, mark = monotonic(), secrets.token_hex(8)
     logs = folder / findings.part
     logs.mkdir()
+    env |= {"QUIESCE_TASKS": TASKS, "QUIESCE_LOG_LEVEL": "warning", MARK: mark}
     with (
-        running_service(
-            folder, QUIESCE_TASKS=TASKS, QUIESCE_LOG_LEVEL="warning", **{MARK: mark}, **env
-        ) as service,
+        running_service(folder, **env) as service,
         httpx.Client(base_url=service.url, timeout=CLIENT_LIMIT_S) as client,
     ):
         yield Site(service, client, findings, logs)

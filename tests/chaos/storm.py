@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -50,7 +50,7 @@ LEAST = {
     "stops": 400,
     "attempts RETURNED": 20_000,
     "attempts LOST": 500,
-    "attempts KILLED": 100,
+    "attempts KILLED": 50,
     "attempts TIMED_OUT": 100,
     "attempts STOPPED": 20,
     "attempts RAISED": 20,
@@ -74,13 +74,12 @@ class _Storm:
             if not self._arena.is_worth_going_on:
                 break
 
-    def _retry(self, kill: object) -> None:
+    def _retry(self, kill: Callable[[], bool]) -> None:
         """Kill, as soon as there is somebody to be killed."""
-        assert callable(kill)
         end = monotonic() + LIMIT_S
         while not kill():
             if monotonic() > end:
-                self._arena.findings.add(Broken.HUNG, f"{kill.__name__}: nobody there")
+                self._arena.findings.add(Broken.HUNG, f"nobody is there for {kill}")
                 return
             sleep(LOOK_EVERY_S)
 
@@ -96,7 +95,7 @@ class _Storm:
         if len(arena.live) >= MOST_LIVE:
             arena.stop(arena.live[0], dice.choice(GRACES_S))
             arena.settle(arena.live[0])
-        if arena.live and dice.random() < 0.3:
+        if arena.live and dice.random() < 0.4:
             self._stop(dice.choice(arena.live))
         if dice.random() < 0.1:
             self._annoy()
@@ -110,7 +109,7 @@ class _Storm:
             self._setters.submit(arena.pool.event(witness.account.name).set)
             self._done["events set"] += 1
             return
-        if hasattr(arena.pool, 'request_task_stop') and dice.random() < 0.3:
+        if dice.random() < 0.3:
             index = dice.randrange(len(witness.account.kinds))
             arena.stop_task(witness, index, dice.choice(GRACES_S))
             return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 
 from tests.chaos.accounts import SLACK_S, Account, Blows, Claim
 from tests.chaos.findings import Broken, Findings
@@ -11,6 +12,8 @@ from tests.chaos.logbook import Line
 from tests.chaos.tasks import LARGE, ChaosError
 from workers.backend import Ending
 
+#: These leave by Stopped.
+STOPPING = frozenset({"leave", "block", "run", "flow"})
 #: These end their worker, whatever they were about to write.
 FATAL = frozenset({"die", "vanish"})
 BY_ITSELF = frozenset({Ending.RETURNED, Ending.RAISED, Ending.STOPPED})
@@ -50,13 +53,12 @@ class TaskAudit:
     def _judge_calm(self) -> None:
         """Nobody stopped it: only when its time is up may it, or a child of it, be told to end."""
         limit_s = self._account.timeout_s
-        began = 0.0
+        due = inf
+        if limit_s is not None:
+            due = min((claim.began for claim in self._claims), default=inf) + limit_s - SLACK_S
         for line in self._lines:
-            if line.word == "began":
-                began = line.at
-            elif line.word in ("saw", "heard"):
-                if limit_s is None or line.at < began + limit_s - SLACK_S:
-                    self._blame(f"it saw a stop that nobody asked for: {line}")
+            if line.word in ("saw", "heard") and line.at < due:
+                self._blame(f"it saw a stop that nobody asked for: {line}")
 
     def _judge_silence(self) -> None:
         """Nobody said that it has ended: then it must not have begun, because of a stop."""
@@ -86,38 +88,65 @@ class TaskAudit:
         for pid, times in self._began.items():
             if times > told[pid]:
                 self._add(
-                    Broken.DUPLICATED, f"it began {times} times in worker {pid}, {told[pid]} are told"
+                    Broken.DUPLICATED,
+                    f"it began {times} times in worker {pid}, {told[pid]} are told",
                 )
 
     def _judge_claim(self, claim: Claim) -> None:
-        match claim.ending:
-            case Ending.RETURNED:
-                self._judge_result(claim)
-            case Ending.RAISED:
-                if self._kind != "fail" or claim.error_type != ChaosError.__name__:
-                    self._blame(f"it raised {claim.error_type}")
-            case Ending.STOPPED:
-                if self._kind not in STOPPING or not self._saw:
-                    self._blame("it is said to have been stopped")
-            case Ending.TIMED_OUT:
-                limit_s = self._account.timeout_s
-                if limit_s is None or claim.ended - claim.began < limit_s - SLACK_S:
-                    self._blame("it had not run out of time")
-            case Ending.LOST:
-                if self._kind not in FATAL and not self._blows.explain(claim):
-                    self._blame(f"nobody killed worker {claim.pid}: {claim.payload!r}")
-            case Ending.KILLED:
-                if claim.ended < self._account.kill_due(self._index) - SLACK_S:
-                    self._blame("it was killed, which nobody had asked for")
-            case Ending.SKIPPED:
-                if self._began or self._index not in self._account.task_stops:
-                    self._blame("it is said to have been skipped")
-        if claim.ending in BY_ITSELF:
+        judge: dict[Ending, Callable[[Claim], None]] = {
+            Ending.RETURNED: self._judge_result,
+            Ending.RAISED: self._judge_error,
+            Ending.STOPPED: self._judge_stopped,
+            Ending.TIMED_OUT: self._judge_time_limit,
+            Ending.LOST: self._judge_loss,
+            Ending.KILLED: self._judge_kill,
+            Ending.SKIPPED: self._judge_skipped,
+        }
+        judge[claim.ending](claim)
+        # The loop may cancel a coroutine that has not taken its first step, and never will.
+        is_unborn = self._kind == "flow" and claim.ending is Ending.STOPPED
+        if claim.ending in BY_ITSELF and not is_unborn:
             by_itself = sum(
                 other.pid == claim.pid and other.ending in BY_ITSELF for other in self._claims
             )
             if self._ended[claim.pid] < by_itself:
                 self._blame("it is said to have ended by itself, and did not get there")
+
+    def _judge_error(self, claim: Claim) -> None:
+        if self._kind != "fail" or claim.error_type != ChaosError.__name__:
+            self._blame(f"it raised {claim.error_type}")
+
+    def _judge_stopped(self, claim: Claim) -> None:
+        has_seen = self._saw[claim.pid] or (self._kind == "flow" and not self._began[claim.pid])
+        if self._kind not in STOPPING or not has_seen:
+            self._blame("it is said to have been stopped")
+
+    def _judge_time_limit(self, claim: Claim) -> None:
+        self._judge_section(claim)
+        limit_s = self._account.timeout_s
+        if limit_s is None or claim.ended - claim.began < limit_s - SLACK_S:
+            self._blame("it had not run out of time")
+
+    def _judge_loss(self, claim: Claim) -> None:
+        if self._kind not in FATAL and not self._blows.explain(claim):
+            self._blame(f"nobody killed worker {claim.pid}: {claim.payload!r}")
+
+    def _judge_kill(self, claim: Claim) -> None:
+        self._judge_section(claim)
+        if claim.ended < self._account.kill_due(self._index) - SLACK_S:
+            self._blame("it was killed, which nobody had asked for")
+
+    def _judge_section(self, claim: Claim) -> None:
+        """A kill of ours may hit a critical section; one of the product's waits for its end."""
+        mine = [line for line in self._lines if line.pid == claim.pid]
+        opened = [line.at for line in mine if line.word == "shielded"]
+        sealed = sum(line.word == "sealed" for line in mine)
+        if len(opened) > sealed and not self._blows.explain(claim):
+            self._blame(f"it was killed {claim.ended - opened[-1]:.3f} s after it was shielded")
+
+    def _judge_skipped(self, _: Claim) -> None:
+        if self._began or self._index not in self._account.task_stops:
+            self._blame("it is said to have been skipped")
 
     def _judge_result(self, claim: Claim) -> None:
         if self._kind in FATAL or self._kind == "fail":
@@ -137,14 +166,11 @@ class TaskAudit:
         self._add(Broken.WRONGLY_BLAMED, what)
 
     def _add(self, kind: Broken, what: str) -> None:
-        written = " ".join(f"{line.word}@{line.pid}" for line in self._lines[:4] + self._lines[-2:])
+        shown = [*self._lines[:4], *self._lines[4:][-2:]]
+        written = " ".join(f"{line.word}@{line.pid}" for line in shown)
         claims = [claim._replace(payload=claim.payload[:80]) for claim in self._claims]
         self._findings.add(
             kind,
             f"{self._account.name}[{self._index}] {self._kind}: {what}; it wrote: {written or '-'};"
             f" it is said: {claims}; stops: {self._account.stops}",
         )
-
-
-#: These leave by Stopped.
-STOPPING = frozenset({"leave"})

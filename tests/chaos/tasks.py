@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
 from tests.chaos.logbook import note
-from workers import Progress, StopEvent, task
+from workers import Progress, StopEvent, Stopped, current, task
 
 STEP_S = 0.002
 PRINTED = 100_000
@@ -21,6 +25,10 @@ ADDED_PER_S = 40_000_000
 #: How long a process lives on that its task has left behind, if nobody ends it.
 STRAY_S = 20.0
 STRAY_STEP_S = 0.02
+#: How much longer a critical section may take than it does.
+SHIELD_FACTOR = 3
+#: What a child program does with SIGTERM.
+TRAP = "trap 'sleep 0.005; exit' TERM; "
 
 
 class ChaosError(Exception):
@@ -75,6 +83,20 @@ def act(
     return number if result is None else result
 
 
+@task
+async def flow(log: str, number: int, kind: str, seconds: float) -> int:
+    """Wait as an async task does, and write down that it was cancelled."""
+    note(log, "began", number)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        note(log, "saw", number)
+        raise
+    finally:
+        note(log, "ended", number)
+    return number
+
+
 def work(errand: Errand) -> None:
     """Never look at the event."""
     for _ in steps(errand.seconds):
@@ -100,6 +122,38 @@ def leave(errand: Errand) -> None:
         errand.stop.raise_if_set()
 
 
+def block(errand: Errand) -> None:
+    """One blocking call, into which a stop breaks."""
+    try:
+        with errand.stop.interrupts():
+            time.sleep(errand.seconds)
+    except Stopped:
+        errand.note("saw")
+        raise
+
+
+def guard(errand: Errand) -> None:
+    """A critical section, within what it asks for; its beginning and its end are written down."""
+    with errand.stop.shield(SHIELD_FACTOR * errand.seconds + STEP_S):
+        errand.note("shielded")
+        time.sleep(errand.seconds)
+        errand.note("sealed")
+    time.sleep(errand.seconds)
+
+
+def run(errand: Errand) -> None:
+    """A child program, which writes for as long as it is there."""
+    alive = f"alive {errand.number} $$ 0 0"
+    script = f"{TRAP}while sleep 0.01; do echo {alive} >> {shlex.quote(errand.log)}; done"
+    try:
+        errand.stop.run(["sh", "-c", script], kill_after=0.02, timeout=errand.seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    except Stopped:
+        errand.note("saw")
+        raise
+
+
 def nap(errand: Errand) -> None:
     """One call that lasts as long as the errand, and nothing else."""
     time.sleep(errand.seconds)
@@ -121,7 +175,8 @@ def report(errand: Errand) -> None:
     """Report progress at every step."""
     for step in steps(errand.seconds):
         errand.progress(step, message="on its way")
-        if errand.looks():
+        if current().is_set():
+            errand.note("saw")
             return
 
 
@@ -149,8 +204,14 @@ def vanish(errand: Errand) -> None:
 
 def litter(errand: Errand) -> None:
     """Leave a daemon behind: in a session of its own, its parent gone."""
-    fork(lambda: (os.setsid(), fork(lambda: live_on(errand))))
+    fork(partial(detach, errand))
     time.sleep(errand.seconds / 2)
+
+
+def detach(errand: Errand) -> None:
+    """Become a session of its own, and leave a child in it."""
+    os.setsid()
+    fork(lambda: live_on(errand))
 
 
 def share(errand: Errand) -> None:
@@ -204,7 +265,7 @@ def steps(seconds: float) -> Iterator[int]:
 KINDS: dict[str, Callable[[Errand], str | None]] = {
     kind.__name__: kind
     for kind in (
-        *(work, look, wait, leave, nap, fail, speak, report, hold, large),
+        *(work, look, wait, leave, block, guard, run, nap, fail, speak, report, hold, large),
         *(die, vanish, litter, share, entrust, weave),
     )
 }

@@ -37,7 +37,7 @@ class Witness:
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         pass
 
-    def stopping(self, cause: StopCause) -> None:
+    def stopping(self, cause: StopCause) -> None:  # noqa: ARG002
         self.account.stopped_itself = True
 
     def settled(self) -> None:

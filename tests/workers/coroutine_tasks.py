@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 
 from tests.workers.good_tasks import write_line
 from workers import Progress, StopEvent, current, task
@@ -97,7 +98,7 @@ async def look_and_spin(path: str, *, stop: StopEvent) -> bool:
     """Sync helpers: its own event, and that of deep code, in a loop that hardly awaits."""
     write_line(path, "began")
     with suppress(asyncio.CancelledError):
-        while not current().is_set():
+        while not current().is_set():  # noqa: ASYNC110  # polling is the point
             await asyncio.sleep(0)
     return stop.is_set() and current() is stop
 
@@ -128,8 +129,7 @@ async def try_interrupts(*, stop: StopEvent) -> str:
 @task
 async def leave_tasks(log: str, names: list[str]) -> str:
     """Return while others run that clean up when they are cancelled."""
-    for name in names:
-        kept.append(asyncio.create_task(linger(log, name)))
+    kept.extend([asyncio.create_task(linger(log, name)) for name in names])
     await asyncio.sleep(0)
     return "returned"
 
@@ -299,7 +299,7 @@ async def finish_in_section(path: str, *, stop: StopEvent) -> str:
 
 def read_line(path: str) -> str:
     """Block until somebody writes."""
-    with open(path) as file:
+    with Path(path).open() as file:
         return file.readline()
 
 
@@ -373,6 +373,6 @@ async def share_page(log: str) -> str:
     if pid == 0:
         write_line(log, "child")
         os._exit(0)
-    os.waitpid(pid, 0)
+    os.waitpid(pid, 0)  # noqa: ASYNC222  # it takes no time
     await asyncio.sleep(0.01)
     return "parent"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +11,22 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workers.backend import Ending, Order, Outcome, RunningTask, StopCause, WorkerState
+from workers.backend import (
+    Ending,
+    Order,
+    Outcome,
+    RunningTask,
+    StackSample,
+    StopCause,
+    WorkerState,
+)
 from workers.items import Items
 from workers.link import MARK_VARIABLE
 from workers.linux import pids_with_variable
 from workers.pool import Pool, PoolSettings
 from workers.result import Collector
 
-MODULES = tuple(
-    f"tests.workers.{name}" for name in ("good_tasks", "vices", "program_tasks", "coroutine_tasks")
-)
+MODULES = ("tests.workers.good_tasks", "tests.workers.vices")
 LIMIT_S = 30.0
 Value = TypeVar("Value")
 
@@ -47,6 +54,7 @@ class Batch(Collector):
         self.causes: list[StopCause] = []
         self.retried: list[Outcome] = []
         self.progress: list[dict[str, Any]] = []
+        self.samples: list[StackSample] = []
         self.times_settled = 0
         self.reported: list[int] = []
 
@@ -65,6 +73,10 @@ class Batch(Collector):
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         assert index not in self.outcomes, f"attempt {attempt} has ended"
         self.progress.append(json.loads(progress))
+
+    def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
+        assert index not in self.outcomes, f"attempt {attempt} has ended"
+        self.samples.append(sample)
 
     def stopping(self, cause: StopCause) -> None:
         self.causes.append(cause)
@@ -118,6 +130,12 @@ class Driver:
         self.pool.request_stop(batch.id, grace_s)
         return batch.wait()
 
+    def stop_task(self, batch: Batch, index: int, grace_s: float | None = None) -> None:
+        """Stop one task of a batch and wait until nothing of it runs."""
+        settled = threading.Event()
+        self.pool.request_task_stop(batch.id, index, grace_s, settled.set)
+        assert settled.wait(LIMIT_S), f"task {index} of {batch.id} did not settle"
+
     def running(self, batch: Batch, number: int = 1) -> list[RunningTask]:
         """The tasks that run, once there are `number` of them."""
         return eventually(
@@ -145,9 +163,11 @@ class Driver:
 
 
 @contextmanager
-def running_pool(workers: int = 2, **settings: Any) -> Iterator[Driver]:
+def running_pool(
+    workers: int = 2, modules: tuple[str, ...] = MODULES, **settings: Any
+) -> Iterator[Driver]:
     """A pool for one test; everything it started is gone afterwards."""
-    driver = Driver(PoolSettings(workers=workers, modules=MODULES, **settings))
+    driver = Driver(PoolSettings(workers=workers, modules=modules, **settings))
     driver.pool.start()
     try:
         yield driver

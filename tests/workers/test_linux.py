@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -51,18 +52,17 @@ def test_a_subreaper_becomes_the_parent_of_orphans() -> None:
 import os
 from workers import linux
 linux.become_subreaper()
-middle_lives, middle = os.pipe()
+go_on, let_go_on = os.pipe()
 answer, say = os.pipe()
 if os.fork() == 0:
     if os.fork() == 0:
-        os.close(middle)
-        os.read(middle_lives, 1)  # ends when the process in the middle has
+        os.read(go_on, 1)
         os.write(say, b"%d" % os.getppid())
         os._exit(0)
     os._exit(0)
-os.close(middle)
-os.wait()
+os.wait()  # for the one in the middle: from here on the other is an orphan
 orphan = linux.children()
+os.write(let_go_on, b"x")
 print(int(os.read(answer, 20)) == os.getpid(), orphan == {os.wait()[0]})
 """
 
@@ -197,6 +197,33 @@ def test_processes_are_found_by_a_variable_of_theirs() -> None:
             process.send_signal(signal.SIGKILL)
             process.communicate()
     assert linux.pids_with_variable("QUIESCE_TEST", mark) == []
+
+
+def test_processes_are_ended_even_if_each_hands_on_to_a_child_of_its_own() -> None:
+    """The list of processes is old when it is read: who forked and ended meanwhile is not in it."""
+    mark = secrets.token_hex(8)
+    with subprocess.Popen(
+        [sys.executable, "-c", HAND_ON],
+        env=os.environ | {"QUIESCE_TEST": mark},
+        stdout=subprocess.PIPE,
+    ) as first:
+        assert first.stdout is not None
+        first.wait()
+        linux.end_marked("QUIESCE_TEST", mark, sweeps=1_000)
+
+        # Whoever is left holds the pipe open.
+        assert select.select([first.stdout], [], [], 5.0)[0], "somebody is left"
+        assert first.stdout.read() == b""
+
+
+HAND_ON = """
+import os, time
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.0003)
+"""
 
 
 def start_with(**variables: str) -> subprocess.Popen[bytes]:

@@ -8,21 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.workers.driver import eventually
+from tests.workers.driver import MODULES, eventually
+from tests.workers.programs import TIDY, alive, shell
 from workers.link import MARK_VARIABLE
 from workers.linux import pids_with_variable
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from tests.workers.driver import Driver, MODULES, eventually
+from tests.workers.driver import Driver, eventually
 from workers.pool import PoolSettings
 
 def has_begun(log):
     # The page says so before the task's first line does.
     return log is None or (Path(log).exists() and "began" in Path(log).read_text())
 
-driver = Driver(PoolSettings(workers=3, modules=MODULES, shutdown_grace_s=float(sys.argv[1])))
+modules = tuple(json.loads(sys.argv[3]))
+driver = Driver(PoolSettings(workers=3, modules=modules, shutdown_grace_s=float(sys.argv[1])))
 driver.pool.start()
 for task, parameters in json.loads(sys.argv[2]):
     driver.running(driver.submit(task, [parameters]))
@@ -32,10 +34,12 @@ sys.stdin.read()
 """
 
 
-def killed_service(grace_s: float, tasks: list[tuple[str, dict[str, Any]]]) -> tuple[str, str]:
+def killed_service(
+    grace_s: float, tasks: list[tuple[str, dict[str, Any]]], modules: tuple[str, ...] = MODULES
+) -> tuple[str, str]:
     """Start a process with a pool, wait until its tasks run, SIGKILL it; its mark and folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(grace_s), json.dumps(tasks)],
+        [sys.executable, "-c", SCRIPT, str(grace_s), json.dumps(tasks), json.dumps(modules)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -67,6 +71,25 @@ def test_tasks_and_their_processes_see_the_stop_when_the_service_is_killed(tmp_p
     eventually(lambda: not pids_with_variable(MARK_VARIABLE, mark))
     assert child_log.read_text() == "child began\nchild saw the stop\n"
     assert not Path(folder).exists()
+
+
+def test_coroutines_and_child_programs_end_in_good_order_as_well(tmp_path: Path) -> None:
+    """They are cancelled, and sent SIGTERM, as by any stop."""
+    task_log, program_log = tmp_path / "task", tmp_path / "program"
+    program = shell(f"echo began >> {{log}}; exec 2>/dev/null; {TIDY}", program_log)
+    mark, _ = killed_service(
+        30.0,
+        [
+            ("nap_and_tidy", {"log": str(task_log)}),
+            ("run_inside_interrupts", {"args": program, "log": str(program_log)}),
+        ],
+        ("tests.workers.coroutine_tasks", "tests.workers.program_tasks"),
+    )
+
+    eventually(lambda: not pids_with_variable(MARK_VARIABLE, mark))
+    assert task_log.read_text().splitlines()[-1] == "tidied"
+    assert program_log.read_text().splitlines()[-2:] == ["tidied", "run is over"]
+    assert not alive(program_log)
 
 
 def test_a_task_may_print_and_report_while_it_cleans_up(tmp_path: Path) -> None:

@@ -165,9 +165,7 @@ def test_noticing_happens_once(stop: StopEvent, flag: LocalFlag) -> None:
     assert stop.noticed == first
 
 
-def test_a_stop_that_comes_while_waiting_is_noticed_then(
-    stop: StopEvent, flag: LocalFlag
-) -> None:
+def test_a_stop_that_comes_while_waiting_is_noticed_then(stop: StopEvent, flag: LocalFlag) -> None:
     """The wait ends at once, long before its time."""
     begun = monotonic()
     threading.Thread(target=flag.set).start()
@@ -216,9 +214,7 @@ def test_checked_gives_everything_when_nobody_stops(stop: StopEvent) -> None:
     assert stop.noticed == 0.0
 
 
-def test_checked_gives_nothing_when_it_was_stopped_before(
-    stop: StopEvent, flag: LocalFlag
-) -> None:
+def test_checked_gives_nothing_when_it_was_stopped_before(stop: StopEvent, flag: LocalFlag) -> None:
     """Nor does an endless iterable hold it up."""
     flag.set()
 
@@ -226,9 +222,7 @@ def test_checked_gives_nothing_when_it_was_stopped_before(
     assert stop.noticed > 0.0
 
 
-def test_raise_if_set_lets_the_task_go_on_until_then(
-    stop: StopEvent, flag: LocalFlag
-) -> None:
+def test_raise_if_set_lets_the_task_go_on_until_then(stop: StopEvent, flag: LocalFlag) -> None:
     """`Stopped` gets past a blanket `except Exception`, which would otherwise eat the stop."""
     eaten = []
 

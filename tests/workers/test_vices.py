@@ -11,6 +11,7 @@ import pytest
 
 from tests.workers.driver import Driver, eventually, running_pool
 from workers.backend import Ending, Remarks
+from workers.worker import TIDY_AFTER_S
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,19 @@ def test_what_a_task_changes_is_put_back_for_the_next(tmp_path: Path) -> None:
         assert before["has_path"]
         assert before["term"]
         assert not before["mask"]
+
+
+def test_what_a_very_short_task_changes_reaches_few_others() -> None:
+    """No look follows each of them, but one does after a little work, also within one lease."""
+    with running_pool(workers=1) as pool:
+        before = pool.run("maybe_change_umask", does=False).value()
+        batch = pool.submit("maybe_change_umask", [{"does": n == 2_500} for n in range(5_000)])
+        batch.wait()
+        reached = [
+            out for index, out in sorted(batch.outcomes.items()) if batch.value(index) != before
+        ]
+
+        assert sum(out.ended - out.began for out in reached[:-1]) <= TIDY_AFTER_S
 
 
 def test_a_task_that_prints_a_lot_is_not_blocked(pool: Driver) -> None:

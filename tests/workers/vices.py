@@ -152,6 +152,15 @@ def change_everything(directory: str) -> None:
 
 
 @task
+def maybe_change_umask(does: bool) -> int:
+    """Give back the umask that was found, and leave another one or not."""
+    found = os.umask(0o777)
+    if not does:
+        os.umask(found)
+    return found
+
+
+@task
 def tell_surroundings() -> dict[str, Any]:
     umask = os.umask(0)
     os.umask(umask)
