@@ -66,6 +66,10 @@ types: $(DEV) ## mypy, strict
 pytest: $(DEV) ## the tests alone; ARGS="-k stop -x" goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: chaos
+chaos: $(DEV) ## kill everything at any moment, look for broken promises; takes minutes; SEED=1 SCALE=0.1
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SCALE),--scale $(SCALE))
+
 .PHONY: coverage
 coverage: $(DEV) ## the tests again, with line and branch coverage, child processes included
 	$(BIN)/coverage erase

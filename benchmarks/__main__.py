@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import latency, memory, pool, stops, throughput
+from benchmarks import latency, looks, memory, pool, stops, throughput
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement, Row, Size
 from benchmarks.report import as_json, print_report
@@ -20,6 +20,7 @@ MEASUREMENTS = (
     Measurement(
         "stop-million", stops.measure_stop_of_a_million, Size(1_000_000, 7), Size(50_000, 3)
     ),
+    Measurement("looks", looks.measure_looks, Size(300_000, 7), Size(20_000, 3)),
     Measurement("single-leases", pool.measure_single_leases, Size(20_000, 7), Size(3_000, 3)),
     Measurement("one-task-batches", pool.measure_one_task_batches, Size(20_000, 7), Size(3_000, 3)),
     Measurement("one-batch", pool.measure_one_batch, Size(200_000, 5), Size(20_000, 3)),

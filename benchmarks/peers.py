@@ -1,4 +1,4 @@
-"""The peers: what the standard library's pool needs for the same work."""
+"""The peers: what the standard library's pool and Manager need for the same work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.pool import Pool
+from threading import Event
 from time import perf_counter
 
 from benchmarks.measurement import MeasurementFailed
@@ -53,6 +54,21 @@ def map_in_chunks(pool: Pool, count: int) -> float:
     took_s = perf_counter() - began
     check_values(values, count)
     return count / took_s
+
+
+@contextmanager
+def manager_event() -> Iterator[Event]:
+    """The textbook's stop event: one that a `multiprocessing.Manager` hosts."""
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        yield manager.Event()
+
+
+def look_ns(event: Event, looks: int) -> float:
+    """Nanoseconds that one look at such an event takes."""
+    began = perf_counter()
+    for _ in range(looks):
+        event.is_set()
+    return (perf_counter() - began) / looks * 1e9
 
 
 def pending_bytes(count: int) -> float:

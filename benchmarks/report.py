@@ -73,7 +73,9 @@ def _amount(figure: float, unit: str) -> str:
 def _number(figure: float) -> str:
     if abs(figure) >= 1_000:
         return f"{figure:,.0f}"
-    return f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
+    if abs(figure) >= 10:
+        return f"{figure:.1f}"
+    return f"{figure:.2f}" if abs(figure) >= 0.1 or not figure else f"{figure:.2g}"
 
 
 def as_json(

@@ -1,4 +1,4 @@
-"""How long a stop takes over HTTP: beside a request that does nothing, and with a million pending."""
+"""How long a stop takes over HTTP: of tasks that wait or block, and with a million pending."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ _LIVE = request_bytes("GET", "/health/live")
 
 
 def measure_stop_latency(size: Size) -> list[Row]:
-    """DELETE sent to 200 received, for tasks that wait in `stop.wait()`."""
-    post = post_of("hold", numbered_items(size.amount))
+    """DELETE sent to 200 received: tasks that wait in `stop.wait()`, and that block in `recv`."""
+    items = numbered_items(size.amount)
+    waiting, blocked = (post_of(task, items) for task in ("hold", "receive"))
     with running_service() as service, Connection(service.url) as connection:
-        ours, live = take_turns(
+        wait, block, live = take_turns(
             size.rounds,
-            lambda: _stop_ms(connection, post),
+            lambda: _stop_ms(connection, waiting),
+            lambda: _stop_ms(connection, blocked),
             lambda: _exchange_ms(connection, _LIVE),
         )
-    what = "stop, tasks in stop.wait()"
-    return [Row(what, MS, ours, "GET /health/live", live, at_most(5.0, Compared.DIFFERENCE))]
+    target = at_most(5.0, Compared.DIFFERENCE)
+    return [
+        Row(f"stop, tasks {what}", MS, ours, "GET /health/live", live, target)
+        for what, ours in (("in stop.wait()", wait), ("blocked in recv()", block))
+    ]
 
 
 def measure_stop_of_a_million(size: Size) -> list[Row]:

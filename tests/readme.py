@@ -20,7 +20,7 @@ LIMIT_S = 60.0
 OUTPUTS = {"http", "json", "jsonl", "text"}
 
 _SERVE = re.compile(r"((?:[A-Z_]+=\S+ )*)make serve\n")
-_SAVED_AS = re.compile(r"[Ss]ave \w+ as `(\w+\.py)`")
+SAVED_AS = re.compile(r"[Ss]ave \w+ as `(\w+\.py)`")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BATCH_ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")
 #: Different each time: moments and durations.
@@ -156,7 +156,7 @@ class Stranger:
     def follow(self, block: Block) -> str:
         """Do what a block says; what the terminal then shows."""
         if block.language == "python":
-            (name,) = _SAVED_AS.findall(block.sentence)
+            (name,) = SAVED_AS.findall(block.sentence)
             (self._folder / name).write_text(block.text, encoding="utf-8")
             return ""
         if served := _SERVE.fullmatch(block.text):

@@ -29,6 +29,7 @@ from tests.readme import (
     LIMIT_S,
     OUTPUTS,
     README,
+    SAVED_AS,
     STEPS,
     Stranger,
     finding,
@@ -42,7 +43,17 @@ from workers.stop import StopEvent
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 #: Run by a test of its own, or not to be run by any.
-ELSEWHERE = {"make demo\n", "docker compose up --build\n"}
+ELSEWHERE = {
+    "make demo\n",
+    "docker compose up --build\n",
+    ".venv/bin/python -m pytest test_packing.py\n",
+}
+
+#: What a StopEvent has for the worker around it, not for tasks.
+FOR_THE_WORKER = {
+    *("noticed", "notice", "short_gaps", "has_looked", "last_gap_s"),
+    *("glance", "resume", "become_remote"),
+}
 
 #: The unit of a setting follows from its type, or from what it counts.
 UNITS = {float: "seconds", ByteSize: "bytes"}
@@ -102,10 +113,42 @@ def test_every_output_follows_the_command_that_prints_it() -> None:
     ]
 
 
+def save_examples(folder: Path) -> list[str]:
+    """Write every Python block to a file, under the name that is said."""
+    names = []
+    for block in BLOCKS:
+        if block.language == "python":
+            (name,) = SAVED_AS.findall(block.sentence)
+            (folder / name).write_text(block.text, encoding="utf-8")
+            names.append(name)
+    return names
+
+
+def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
+    """With the very command; here from another folder, with another interpreter."""
+    assert save_examples(tmp_path) == ["packing.py", "test_packing.py"]
+    (command,) = (
+        block.text for block in BLOCKS if "pytest" in block.text and block.language == "sh"
+    )
+    python, *words = command.split()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    run = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+    assert python == ".venv/bin/python"
+    assert "2 passed" in run.stdout, run.stdout
+
+
 def test_a_stop_leaves_no_half_file_as_the_example_says(tmp_path: Path) -> None:
     """Its first line is a promise, and task authors copy it."""
-    (example,) = (block for block in BLOCKS if block.language == "python")
-    (tmp_path / "packing.py").write_text(example.text, encoding="utf-8")
+    save_examples(tmp_path)
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(1 << 40)  # without a byte on disk
@@ -184,7 +227,7 @@ def test_what_a_forecast_is_made_from_is_explained() -> None:
 
 def test_a_stop_event_can_do_what_is_said() -> None:
     """Every method of it, and no other."""
-    methods = {name for name in vars(StopEvent) if not name.startswith("_")} - {"noticed"}
+    methods = {name for name in vars(StopEvent) if not name.startswith("_")} - FOR_THE_WORKER
 
     assert {cell.strip("`").partition("(")[0] for cell, _ in table("`StopEvent`")} == methods
 
@@ -235,10 +278,10 @@ def test_the_exit_codes_are_those_of_the_command_line() -> None:
 
 
 def test_the_commands_for_developers_are_targets_of_make() -> None:
-    """Exactly the four that everybody needs; `make` alone lists the rest."""
+    """Exactly the five that everybody needs; `make` alone lists the rest."""
     rows = [cell.strip("`") for cell, _ in table("command")]
 
-    assert rows == ["make test", "make demo", "make serve", "make bench"]
+    assert rows == ["make test", "make demo", "make serve", "make bench", "make chaos"]
     for row in rows:
         assert recipe(row.removeprefix("make "))
 

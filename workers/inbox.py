@@ -37,8 +37,9 @@ class LocalFlag:
         self._event.set()
 
     def clear(self) -> None:
-        self.is_on = False
-        self._event.clear()
+        if self.is_on:  # which is rare, and the rest costs as much as a short task
+            self.is_on = False
+            self._event.clear()
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._event.wait(timeout)

@@ -40,10 +40,7 @@ class Page:
 
     def enter(self, lease: int, position: int, now: float) -> None:
         """Say that this task is about to begin: written before its first instruction."""
-        times = self.times
-        times[BEGAN] = now
-        times[LOOKED] = now
-        times[WORST_GAP] = 0.0
+        self.times[BEGAN] = now
         self.places[PLACE] = lease << POSITION_BITS | position
 
     def is_void(self, lease: int) -> bool:
@@ -69,7 +66,7 @@ class Page:
 
     def looked(self) -> float:
         """When that task last looked at its event; its beginning if it has not."""
-        return self.times[LOOKED]
+        return max(self.times[BEGAN], self.times[LOOKED])
 
     def worst_gap_s(self) -> float:
         """The longest time from one of its looks to the next."""

@@ -65,6 +65,7 @@ class Stage:
                 self._tally.end(1, 1, 0)
                 self._tally.note(lasted_s)
             return 0.0, False
+        self._times[WORST_GAP] = 0.0  # for the next task
         self.present = None
         self.interrupting.reset()
         if self.sections:

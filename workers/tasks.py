@@ -16,7 +16,6 @@ from typing_extensions import TypedDict
 
 from workers.context import Progress
 from workers.errors import CatalogError, ParametersInvalid, ResultNotJson
-from workers.failure import message_of
 from workers.stop import StopEvent
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -98,7 +97,7 @@ class TaskSpec:
         try:
             text = self.dump([value], warnings=False)[1:-1]
         except (ValueError, TypeError, RecursionError) as error:
-            raise ResultNotJson(message_of(error)) from None
+            raise ResultNotJson(str(error)) from None
         # Cheap tests first: few results have a capital N or I, fewer still one of these words.
         if (_N in text or _I in text) and (b"NaN" in text or b"Infinity" in text):
             _refuse_non_numbers(text)

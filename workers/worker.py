@@ -28,10 +28,11 @@ from workers.stopped import Stopped
 from workers.surroundings import Surroundings, has_alarm
 from workers.tasks import TaskSpec
 
-#: After so much work the worker looks at what tasks may have changed, and puts it back: after each
-#: longer task, and after many short ones. It always does before another task function's turn.
+#: After a task this long the worker looks at what it may have changed, and puts it back; also after
+#: many short ones that took so long together, and always before another task function's turn.
 TIDY_AFTER_S = 0.00025
-#: After longer ones it is at least made sure that the report goes to the pool.
+TIDY_MANY_AFTER_S = 0.0025
+#: After longer ones it is at least made sure that pool and worker still hear each other.
 CHECK_AFTER_S = 0.00002
 READ_BYTES = 1 << 16
 # Plain numbers: combining enum members costs as much as a short task.
@@ -189,10 +190,11 @@ class Worker:
         has_forked = self._surroundings.has_forked
         self._untidied_s += lasted_s
         is_touched = self._surroundings.is_touched or (is_last and has_alarm())
-        if is_touched or self._untidied_s > TIDY_AFTER_S:
+        is_due = lasted_s > TIDY_AFTER_S or self._untidied_s > TIDY_MANY_AFTER_S
+        if is_touched or is_due:
             self._tidy()
         elif lasted_s > CHECK_AFTER_S:
-            self._check_reports()
+            self._check_pipes()
         if (is_last or has_forked) and self._end_children():
             flags |= _LEFT_PROCESSES
         has_more_threads = running_threads() > self._threads
@@ -213,12 +215,17 @@ class Worker:
             return True
 
     def _tidy(self) -> None:
-        """Put back what tasks changed, and make sure that pool and worker still hear each other."""
+        """Put back what tasks changed, and look whether that was possible."""
         self._untidied_s = 0.0
-        is_restored = self._surroundings.restore()
-        self._check_reports()
-        if not (is_restored and all(pipe.is_intact for pipe in self._others)):
+        if not self._surroundings.restore():
             self._is_unfit = True
+        self._check_pipes()
+
+    def _check_pipes(self) -> None:
+        self._check_reports()
+        for pipe in self._others:
+            if not pipe.is_intact:
+                self._is_unfit = True
 
     def _check_reports(self) -> None:
         """Never write a report into a file that a task has put in the pipe's place.

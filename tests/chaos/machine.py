@@ -27,7 +27,7 @@ from tests.chaos.targets import DEADLY, HARMLESS, manager_of, send, warden_of
 
 State = TypeVar("State")
 
-EXAMPLES = 400
+EXAMPLES = 250
 STEPS = 30
 LONGEST_WAIT_S = 0.2
 #: How many batches one sequence has at a time, so that each is looked at often.
@@ -38,9 +38,9 @@ LEAST = {
     "batches": 400,
     "stops": 100,
     "stops of single tasks": 100,
-    "kills of workers": 50,
-    "kills of the Manager": 50,
-    "kills of the warden": 50,
+    "kills of a worker": 40,
+    "kills of a Manager": 20,
+    "kills of a warden": 20,
 }
 
 
@@ -84,6 +84,7 @@ def reachable(moves: Mapping[State, frozenset[State]]) -> dict[State, set[State]
 ENDED = sorted(state.value for state in TASK_FINAL)
 BATCH_LATER, TASK_LATER = reachable(BATCH_MOVES), reachable(TASK_MOVES)
 WHICH, AT, DICE = st.integers(0, 100), st.integers(0, 10_000), st.integers(0, 2**32)
+VICTIMS = st.sampled_from(("worker", "worker", "Manager", "warden"))
 GRACES = st.sampled_from((None, "never", 0, 0.05, 0.3))
 
 
@@ -100,9 +101,10 @@ class Client(RuleBasedStateMachine):
 
     # --- what users do ----------------------------------------------------------------------------
 
-    @initialize(numbers=DICE)
-    def begin(self, numbers: int) -> None:
+    @initialize(numbers=DICE, whom=VICTIMS, number=st.sampled_from(DEADLY))
+    def begin(self, numbers: int, whom: str, number: signal.Signals) -> None:
         self.submit(numbers)
+        self.kill(whom, numbers, number)
 
     @rule(numbers=DICE)
     def submit(self, numbers: int) -> None:
@@ -171,30 +173,32 @@ class Client(RuleBasedStateMachine):
 
     # --- what is done to the processes ------------------------------------------------------------
 
-    @rule(which=WHICH, number=st.sampled_from(DEADLY + HARMLESS))
-    def strike_a_worker(self, which: int, number: signal.Signals) -> None:
-        workers = self.site.client.get("/pool").json()["workers"]
-        pids = [worker["pid"] for worker in workers if worker["pid"]]
-        at = monotonic()
-        if pids and send(pids[which % len(pids)], number, self.site.service.pid):
-            if number in DEADLY:
-                self.site.blows.worker(pids[which % len(pids)], at)
-                self._done["kills of workers"] += 1
-            else:
-                self._done["signals that must not kill"] += 1
-
-    @rule()
-    def kill_the_manager(self) -> None:
-        pid = manager_of(self.site.service.pid)
-        if pid is not None and send(pid, signal.SIGKILL, self.site.service.pid):
-            self._done["kills of the Manager"] += 1
-
-    @rule()
-    def kill_the_warden(self) -> None:
-        at, pid = monotonic(), warden_of(self.site.service.pid)
-        if pid is not None and send(pid, signal.SIGKILL, self.site.service.pid):
+    @rule(whom=VICTIMS, which=WHICH, number=st.sampled_from(DEADLY))
+    def kill(self, whom: str, which: int, number: signal.Signals) -> None:
+        service, at = self.site.service.pid, monotonic()
+        pids = self._pids(whom)
+        if whom != "worker":
+            number = signal.SIGKILL  # to most others they are deaf
+        if not pids or not send(pid := pids[which % len(pids)], number, service):
+            return
+        if whom == "worker":
+            self.site.blows.worker(pid, at)
+        elif whom == "warden":
             self.site.blows.warden(at)
-            self._done["kills of the warden"] += 1
+        self._done[f"kills of a {whom}"] += 1
+
+    @rule(which=WHICH, number=st.sampled_from(HARMLESS))
+    def annoy_a_worker(self, which: int, number: signal.Signals) -> None:
+        pids = self._pids("worker")
+        if pids and send(pids[which % len(pids)], number, self.site.service.pid):
+            self._done["signals that must not kill"] += 1
+
+    def _pids(self, whom: str) -> list[int]:
+        if whom == "worker":
+            workers = self.site.client.get("/pool").json()["workers"]
+            return [worker["pid"] for worker in workers if worker["pid"]]
+        found = {"warden": warden_of, "Manager": manager_of}[whom](self.site.service.pid)
+        return [] if found is None else [found]
 
     # --- what must always hold --------------------------------------------------------------------
 

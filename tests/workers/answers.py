@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 from tests.workers.driver import LIMIT_S, Batch, Driver
@@ -12,17 +13,19 @@ from workers.backend import Outcome
 class Answer:
     """It comes once, on the pool's thread."""
 
-    def __init__(self, batch: Batch, index: int) -> None:
-        self._batch, self._index = batch, index
+    def __init__(self, batch: Batch, index: int, look: Callable[[], object] | None) -> None:
+        self._batch, self._index, self._look = batch, index, look
         self._has_come = threading.Event()
         self.times = 0
         self.asked = monotonic()
         self.came = 0.0
         self.outcome: Outcome | None = None  # what had been told of the task by then
+        self.saw: object = None  # by `look`, at the very moment
 
     def hear(self) -> None:
         """What the pool calls."""
         self.times += 1
+        self.saw = self._look() if self._look is not None else None
         self.outcome = self._batch.outcomes.get(self._index)
         self.came = monotonic()
         self._has_come.set()
@@ -38,8 +41,14 @@ class Answer:
         return self.outcome
 
 
-def ask_to_stop(pool: Driver, batch: Batch, index: int, grace_s: float | None = None) -> Answer:
-    """Ask for the stop of one task."""
-    answer = Answer(batch, index)
+def ask_to_stop(
+    pool: Driver,
+    batch: Batch,
+    index: int,
+    grace_s: float | None = None,
+    look: Callable[[], object] | None = None,
+) -> Answer:
+    """Ask for the stop of one task; `look` at something when the answer comes."""
+    answer = Answer(batch, index, look)
     pool.pool.request_task_stop(batch.id, index, grace_s, answer.hear)
     return answer

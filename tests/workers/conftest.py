@@ -17,6 +17,20 @@ def pool() -> Iterator[Driver]:
         yield driver
 
 
+@pytest.fixture(scope="module")
+def lasting_pool() -> Iterator[Driver]:
+    """The same, for all tests of a module: what one of them breaks, the next one feels."""
+    with running_pool() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def lonely_pool() -> Iterator[Driver]:
+    """One worker for all tests of a module: each task finds what the one before it left there."""
+    with running_pool(workers=1) as driver:
+        yield driver
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     """A loop whose thread runs."""

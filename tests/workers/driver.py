@@ -26,7 +26,15 @@ from workers.linux import pids_with_variable
 from workers.pool import Pool, PoolSettings
 from workers.result import Collector
 
-MODULES = ("tests.workers.good_tasks", "tests.workers.vices")
+MODULES = (
+    "tests.workers.good_tasks",
+    "tests.workers.vices",
+    "tests.workers.vices_moments",
+    "tests.workers.vices_processes",
+    "tests.workers.vices_results",
+    "tests.workers.vices_signals",
+    "tests.workers.vices_surroundings",
+)
 LIMIT_S = 30.0
 Value = TypeVar("Value")
 

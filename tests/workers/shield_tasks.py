@@ -80,6 +80,35 @@ def overlap_sections(folder: str, length_s: float, *, stop: StopEvent) -> None:
 
 
 @task
+def begin_section_late(log: str, path: str, late_path: str, *, stop: StopEvent) -> None:
+    """A thread comes to its section when the task is only waited for because of another one."""
+
+    def work() -> None:
+        write_line(log, "thread began")
+        wait_for_file(late_path)
+        with stop.shield(60):
+            write_line(log, "began 1")
+            time.sleep(0.2)
+            write_line(log, "ended 1")
+
+    threading.Thread(target=work).start()
+    with stop.shield(60):
+        write_line(log, "began 0")
+        wait_for_file(path)
+        write_line(log, "ended 0")
+
+
+@task
+def renew_section(log: str, *, stop: StopEvent) -> None:
+    """Enter one section after the other without ever being in none."""
+    write_line(log, "began 0")
+    with stop.shield(60):
+        while True:
+            with stop.shield(60):
+                time.sleep(0.01)
+
+
+@task
 def block_under_shield(log: str, order: str, *, stop: StopEvent) -> None:
     """A block inside a section, or a section inside a block: neither is broken into."""
     inner, outer = stop.interrupts(), stop.shield(60)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.workers import coroutine_tasks
 from tests.workers.driver import Driver, eventually, running_pool
 from tests.workers.stages import Scene, open_stage
 from workers import Stopped
@@ -120,6 +119,20 @@ def test_what_ends_a_loop_fails_its_task_alone(
 def test_a_time_out_of_its_own_is_not_taken_for_a_stop(pool: Driver) -> None:
     """asyncio cancels for many reasons; ours is only one of them."""
     assert pool.run("time_out_itself", seconds=0.01).value() == "timed out"
+
+
+def test_no_loop_of_ours_is_left_to_the_process(scene: Scene) -> None:
+    """A sync task in the same worker finds asyncio as the interpreter made it."""
+
+    async def body() -> int:
+        return 1
+
+    scene.enter()
+
+    assert complete(body(), scene.stage, scene.inbox) == 1
+    assert asyncio._get_running_loop() is None
+    assert scene.stage.is_async is False
+    assert asyncio.run(body()) == 1
 
 
 # --- stopped ------------------------------------------------------------------------------------
@@ -334,145 +347,3 @@ def test_a_stop_during_a_task_s_only_section(
     assert batch.endings() in ([Ending.KILLED], [ending])
     if batch.endings() == [ending]:
         assert payload in batch.outcomes[0].payload
-
-
-# --- what is left -------------------------------------------------------------------------------
-
-
-def test_tasks_that_are_left_clean_up_before_the_outcome(pool: Driver, tmp_path: Path) -> None:
-    """What the loop still holds is cancelled with it; its value stands."""
-    log = tmp_path / "log"
-    batch = pool.run("leave_tasks", log=str(log), names=["a", "b"])
-
-    assert batch.value() == "returned"
-    assert sorted(lines(log)) == ["a cleaned up", "b cleaned up"]
-    assert batch.outcomes[0].remarks is Remarks.NONE
-
-
-@pytest.mark.parametrize("ignores", ["cancellation", "everything"])
-def test_a_task_that_nothing_ends_costs_its_worker(
-    pool: Driver, tmp_path: Path, ignores: str
-) -> None:
-    """It gets its second, and then it must never run again, not even as garbage."""
-    log = tmp_path / "log"
-    began = monotonic()
-    batch = pool.run("leave_deaf_task", log=str(log), ignores=ignores)
-
-    assert monotonic() - began < SOON_S
-    assert batch.outcomes[0].remarks is Remarks.LEFT_THREADS
-    assert lines(log) == ["ignored"]
-    assert batch.value() not in pool.pids()
-
-
-def test_an_async_generator_that_is_left_is_closed_in_its_loop(
-    pool: Driver, tmp_path: Path
-) -> None:
-    """Its `finally` may await, which only the loop can do."""
-    log = tmp_path / "log"
-
-    assert pool.run("leave_generator", log=str(log)).value() == "saw 1"
-    assert lines(log) == ["generator closed"]
-
-
-def test_a_thread_of_the_loop_that_is_left_costs_its_worker(pool: Driver, tmp_path: Path) -> None:
-    """As any other thread does; nobody waits for it."""
-    log = tmp_path / "log"
-    batch = pool.run("leave_thread", log=str(log), seconds=3.0)
-
-    assert batch.outcomes[0].remarks is Remarks.LEFT_THREADS
-    assert batch.outcomes[0].ended - batch.outcomes[0].began < 3.0
-    assert batch.value() not in pool.pids()
-    assert not lines(log)
-
-
-def test_threads_of_the_loop_that_are_idle_cost_nothing(pool: Driver) -> None:
-    """`asyncio.to_thread` is how an async task calls what blocks; its worker is kept."""
-    before = pool.pids()
-    batch = pool.submit("call_threads", [{"number": n} for n in range(20)]).wait()
-
-    assert {batch.value(n) for n in range(20)} <= before
-    assert pool.pids() == before
-
-
-def test_a_child_program_that_is_left_is_ended(pool: Driver, tmp_path: Path) -> None:
-    """asyncio forgets it when it is cancelled; the worker does not."""
-    log = tmp_path / "log"
-    batch = pool.submit("start_program", [{"log": str(log)}])
-    [pid] = eventually(lambda: lines(log))
-    pool.stop(batch)
-
-    assert batch.endings() == [Ending.STOPPED]
-    assert batch.outcomes[0].remarks is Remarks.LEFT_PROCESSES
-    assert not Path(f"/proc/{pid}").exists()
-
-
-def test_a_fork_from_within_the_loop_takes_part_in_nothing(pool: Driver, tmp_path: Path) -> None:
-    """The child has a copy of the loop, and leaves it alone."""
-    log = tmp_path / "log"
-
-    assert pool.run("share_page", log=str(log)).value() == "parent"
-    assert lines(log) == ["child"]
-
-
-# --- gaps ---------------------------------------------------------------------------------------
-
-
-def test_awaiting_is_no_gap(pool: Driver) -> None:
-    """A stop would end it at once, and the preview says so."""
-    batch = pool.submit("nap", [{"seconds": 0.6}])
-    waiting(pool, batch)
-    assert batch.wait().value() == "slept"
-
-    gaps = pool.pool.gaps()["nap"]
-    assert gaps.worst_s < 0.6
-    assert gaps.never_looked == 0
-
-
-def test_blocking_the_loop_is_a_gap(pool: Driver) -> None:
-    """Nothing can cancel a task that does not come back to its loop."""
-    pool.run("block_the_loop", seconds=0.3)
-
-    assert pool.pool.gaps()["block_the_loop"].worst_s >= 0.3
-
-
-def test_clean_up_after_the_cancellation_is_a_gap(pool: Driver) -> None:
-    """It awaits, but a stop has to wait for it: that is what the gaps are there to tell."""
-    batch = pool.submit("count_cancellations", [{"seconds": 0.4}])
-    waiting(pool, batch)
-    pool.stop(batch)
-
-    assert pool.pool.gaps()["count_cancellations"].worst_s >= 0.4
-
-
-def test_a_blocked_loop_gets_a_stack_sample(tmp_path: Path) -> None:
-    """Its author learns the very line."""
-    with running_pool(modules=MODULES, max_gap_s=0.2) as pool:
-        batch = pool.submit("block_the_loop", [{"seconds": 1.0}])
-        batch.wait()
-
-        [sample] = batch.samples
-        innermost = sample.stack.splitlines()[0]
-        assert Path(coroutine_tasks.__file__).name in innermost
-        assert "in block_the_loop" in innermost
-
-
-def test_a_task_that_waits_gets_no_stack_sample() -> None:
-    """However long: it would end at once."""
-    with running_pool(modules=MODULES, max_gap_s=0.2) as pool:
-        batch = pool.submit("nap", [{"seconds": 1.0}]).wait()
-
-        assert not batch.samples
-
-
-def test_no_loop_of_ours_is_left_to_the_process(scene: Scene) -> None:
-    """A sync task in the same worker finds asyncio as the interpreter made it."""
-
-    async def body() -> int:
-        return 1
-
-    scene.enter()
-
-    assert complete(body(), scene.stage, scene.inbox) == 1
-    assert asyncio._get_running_loop() is None
-    assert scene.stage.is_async is False
-    assert asyncio.run(body()) == 1

@@ -191,6 +191,79 @@ def test_a_stop_after_the_time_limit_leaves_the_event_set(inbox: Inbox) -> None:
     assert not inbox.is_late
 
 
+def test_the_stop_of_one_task_is_gone_before_the_next_begins(inbox: Inbox) -> None:
+    """The running one sees it, and what is behind it in the lease goes back to the pool."""
+    inbox.take()
+
+    assert inbox.stop_task(5, 0) == Answer(Command.RETURNED, 1)
+    assert inbox.flag.is_on
+    assert not inbox.is_late
+    assert inbox.take() is None
+    inbox.open(lease(6))
+    assert not inbox.flag.is_on
+
+
+def test_the_stop_of_a_task_that_waits_in_the_lease_does_not_touch_the_one_that_runs(
+    inbox: Inbox,
+) -> None:
+    """It is given back with the others; the pool knows that it is stopped."""
+    inbox.take()
+
+    assert inbox.stop_task(5, 2) == Answer(Command.RETURNED, 1)
+    assert not inbox.flag.is_on
+
+
+@pytest.mark.parametrize(("number", "position"), [(5, 1), (4, 0), (6, 0)])
+def test_the_stop_of_another_task_hits_nobody(inbox: Inbox, number: int, position: int) -> None:
+    """It crossed with a report, or came before its lease, which is then never opened."""
+    inbox.take()
+    answer = inbox.stop_task(number, position)
+
+    assert not inbox.flag.is_on
+    assert answer == {
+        5: Answer(Command.RETURNED, 1), 4: None, 6: Answer(Command.VOIDED, 0),
+    }[number]  # fmt: skip
+    assert inbox.open(lease(6)) is (number != 6)
+
+
+def test_the_stop_of_the_batch_after_that_of_its_task_is_for_the_lease(inbox: Inbox) -> None:
+    """The flag stays up until the next lease is opened."""
+    inbox.take()
+    inbox.stop_task(5, 0)
+    inbox.stop(5)
+
+    assert inbox.take() is None
+    assert inbox.flag.is_on
+
+
+def test_a_late_task_that_is_stopped_as_well_is_still_late(inbox: Inbox) -> None:
+    """Whoever came first decides."""
+    inbox.take()
+    inbox.time_up(5, 0)
+    inbox.stop_task(5, 0)
+
+    assert inbox.is_late
+    assert inbox.flag.is_on
+
+
+def test_nobody_is_rung_for_without_a_stop(inbox: Inbox) -> None:
+    """Nor between two tasks, though the flag of the last one is still up."""
+    rung: list[int] = []
+    inbox.alarm = lambda: rung.append(1)
+    inbox.take()
+    asks_again = [inbox.ring()]
+    inbox.stop(5)
+    asks_again.append(inbox.ring())
+    inbox.alarm = None
+    asks_again.append(inbox.ring())
+    inbox.take()
+    inbox.alarm = lambda: rung.append(2)
+    asks_again.append(inbox.ring())
+
+    assert asks_again == [False, True, True, False]
+    assert rung == [1]
+
+
 def test_closing_stops_everything_for_ever(inbox: Inbox) -> None:
     """The service has gone: the running task sees its event, no lease is opened any more."""
     inbox.take()

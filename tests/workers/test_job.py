@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workers.backend import Ending, Order, Outcome, Remarks, RetryPolicy
 from workers.items import Items
-from workers.job import AHEAD_S, BRISK_TASK_S, LEASE_S, Job, Pace, retry_delay_s
+from workers.job import AHEAD_S, BRISK_TASK_S, LEASE_S, Job, Pace, TaskStop, retry_delay_s
 from workers.messages import Lease
 from workers.result import Collector
 
@@ -205,13 +205,67 @@ def test_after_a_stop_nothing_comes_back() -> None:
     assert job.stop() == []
 
 
+def test_a_waiting_task_that_is_stopped_alone_is_skipped() -> None:
+    """It has an outcome all the same, because its batch goes on and is counted by outcomes."""
+    job = job_of(3)
+    found = job.stop_task(1)
+
+    assert found is not None
+    assert (found.index, found.attempt, found.ending) == (1, 0, Ending.SKIPPED)
+    assert (found.payload, found.pid, found.noticed) == (b"", 0, 0.0)
+    assert found.began == found.ended
+    assert [list(take(job).indexes) for _ in range(2)] == [[0], [2]]
+    assert job.pending == 0
+
+
+def test_a_resting_task_that_is_stopped_alone_keeps_its_last_failure() -> None:
+    """It did start, and is not tried again, also when its rest is over."""
+    job = job_of(2)
+    take(job)
+    last = outcome(0, attempt=2)
+    job.rest(last)
+
+    assert job.stop_task(0) == last
+    job.wake(0)
+    assert list(take(job).indexes) == [1]
+    assert job.stop_task(0) is None
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, -1, 10**9])
+def test_what_does_not_wait_cannot_be_stopped_by_the_job(index: int) -> None:
+    """A worker has it, or it was stopped before, or there is none."""
+    job = job_of(2)
+    take(job)
+    job.stop_task(1)
+
+    assert job.stop_task(index) is None
+
+
+def test_a_task_that_comes_back_after_its_own_stop_is_given_up() -> None:
+    """The others of its lease are next; a first attempt was skipped, a later one has failed."""
+    job = job_of(10)
+    for _ in range(3):
+        job.learn(1, 0.000_001)
+    lease = take(job, most=4)
+    job.rest(outcome(2, attempt=1))
+    job.wake(2)
+    job.task_stops[1] = job.task_stops[2] = TaskStop("")
+    given_up = job.give_back(lease.indexes[:2], 1) + job.give_back([2], 2)
+
+    assert [(one.index, one.ending) for one in given_up] == [
+        (1, Ending.SKIPPED),
+        (2, Ending.RAISED),
+    ]
+    assert job.pending == 8
+
+
 def test_an_empty_batch_has_settled_from_the_beginning() -> None:
     """Nothing is pending, leased or resting."""
     assert job_of(0).is_settled
     assert not job_of(0).is_runnable
 
 
-@given(st.integers(1, 60), st.lists(st.sampled_from("tgrwl"), max_size=80))
+@given(st.integers(1, 60), st.lists(st.sampled_from("tgrwls"), max_size=80))
 def test_whatever_happens_every_task_is_in_exactly_one_place(tasks: int, moves: list[str]) -> None:
     """Pending, leased, resting or ended: promise 2 as far as the pool's own books go."""
     job, leased, ended = job_of(tasks), list[tuple[int, int]](), Counter[int]()
@@ -232,6 +286,10 @@ def test_whatever_happens_every_task_is_in_exactly_one_place(tasks: int, moves: 
                 ended[index] += 1
         elif move == "w" and job.resting:
             job.wake(next(iter(job.resting)))
+        elif move == "s":
+            given_up = job.stop_task((7 * len(moves) + len(leased)) % tasks)
+            if given_up is not None:
+                ended[given_up.index] += 1
         assert job.pending + len(leased) + len(job.resting) + len(ended) == tasks
     while job.pending:
         leased += [(index, 1) for index in take(job).indexes]

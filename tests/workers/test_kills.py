@@ -6,10 +6,8 @@ import os
 import random
 import signal
 
-import pytest
-
-from tests.workers.driver import Driver, eventually, running_pool
-from workers.backend import Ending, Remarks
+from tests.workers.driver import Driver, running_pool
+from workers.backend import Ending
 
 SEED = 20261122
 
@@ -64,26 +62,6 @@ def test_a_progress_that_outlives_its_task_harms_nobody() -> None:
         batch = pool.submit("use_kept_progress", [{"number": n} for n in range(3000)]).wait()
 
         assert batch.endings() == [Ending.RETURNED] * 3000
-
-
-def test_a_task_cannot_take_the_shared_page_away(pool: Driver) -> None:
-    """A page cut short would end the service, with SIGBUS, at its next look."""
-    pool.run("truncate_everything")
-
-    assert pool.is_well()
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_process_left_by_multiprocessing_is_ended_with_its_servants(
-    pool: Driver, method: str
-) -> None:
-    """The fork server and the resource tracker wait for each other; the worker must not."""
-    batch = pool.run("leave_child", method=method)
-
-    assert batch.endings() == [Ending.RETURNED]
-    assert batch.outcomes[0].remarks is Remarks.LEFT_PROCESSES
-    assert eventually(lambda: len(pool.processes()) == 4)
-    assert pool.run("leave_child", method=method).endings() == [Ending.RETURNED]
 
 
 def test_a_long_time_limit_keeps_nothing_of_a_batch_that_has_ended(pool: Driver) -> None:

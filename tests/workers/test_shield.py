@@ -239,6 +239,35 @@ def test_sections_of_threads_that_overlap_for_ever_do_not_hold_it_up_for_ever(
             assert re.fullmatch("(beganended(after)?)+", text), (name, text[-30:])
 
 
+def test_nobody_begins_a_section_in_a_task_that_is_to_be_killed(
+    pool: Driver, log: Path, fifo: Path, tmp_path: Path
+) -> None:
+    """It would be torn, or hold up the kill once more."""
+    late = tmp_path / "late"
+    os.mkfifo(late)
+    batch = in_section(pool, log, "begin_section_late", path=str(fifo), late_path=str(late))
+    eventually(lambda: set(lines(log)) == {"began 0", "thread began"})
+    pool.pool.request_stop(batch.id, 0.0)
+    eventually(lambda: is_waited_for(pool, batch))
+    late.write_text("go on")
+    fifo.write_text("go on")
+
+    assert batch.wait().endings() == [Ending.KILLED]
+    assert "ended 0" in lines(log)
+    assert "began 1" not in lines(log)
+
+
+def test_sections_that_are_renewed_from_within_end_with_the_first_limit(log: Path) -> None:
+    """What counts is how long it may take when the kill is due, whatever is entered after that."""
+    with running_pool(workers=1, modules=MODULES, max_shield_s=0.3) as pool:
+        batch = in_section(pool, log, "renew_section")
+        asked = monotonic()
+        pool.stop(batch, grace_s=0.0)
+
+        assert batch.endings() == [Ending.KILLED]
+        assert monotonic() < asked + 5
+
+
 @pytest.mark.parametrize("order", ["block in section", "section in block"])
 def test_interrupts_wait_for_the_end_of_the_section(pool: Driver, log: Path, order: str) -> None:
     """A stop does not break into the block as long as a section is open, then at once."""

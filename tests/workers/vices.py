@@ -1,16 +1,15 @@
-"""Tasks that misbehave, each named for how."""
+"""Tasks that misbehave, each named for how: those that end their worker, and those for the others."""
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
+import gc
+import json
 import os
-import signal
-import subprocess
+import resource
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -18,10 +17,7 @@ from typing import Any
 from tests.workers.good_tasks import wait_for_file, write_line
 from workers import Progress, StopEvent, task
 
-
-@task
-def raise_value_error(text: str) -> None:
-    raise ValueError(text)
+_hoard: list[Any] = []
 
 
 @task
@@ -40,54 +36,8 @@ def segfault() -> None:
 
 
 @task
-def kill_itself(number: int) -> None:
-    os.kill(os.getpid(), number)
-    sleep(60)
-
-
-@task
-def stop_itself() -> str:
-    os.kill(os.getpid(), signal.SIGSTOP)
-    return "was continued"
-
-
-@task
-def return_nan() -> float:
-    return float("nan")
-
-
-@task
-def return_object() -> Any:
-    return object()
-
-
-@task
-def return_generator() -> Any:
-    def numbers() -> Iterator[int]:
-        yield 1
-
-    return numbers()
-
-
-@task
-def return_bytes_of(count: int) -> str:
-    return "x" * count
-
-
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text for you")
-
-    def __repr__(self) -> str:
-        raise RuntimeError("nor this")
-
-    def __reduce__(self) -> Any:
-        raise RuntimeError("nor a pickle")
-
-
-@task
-def raise_unprintable() -> None:
-    raise Unprintable
+def abort() -> None:
+    os.abort()
 
 
 @task
@@ -96,109 +46,83 @@ def recurse() -> None:
 
 
 @task
-def swallow_everything(*, stop: StopEvent) -> None:
+def recurse_through_c() -> int:
+    """Each level needs the machine's own stack, of which there are 8 MiB."""
+    sys.setrecursionlimit(1_000_000)
+
+    def deeper(*_: object) -> int:
+        return reduce(deeper, (1, 2, 3))
+
+    return deeper()
+
+
+@task
+def recurse_in_c() -> str:
+    """Inside one call."""
+    found: list[Any] = []
+    for _ in range(100_000):
+        found = [found]
+    return json.dumps(found)
+
+
+def limit_memory(mebibytes: int) -> None:
+    """So much more than now, and no more."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    size = pages * resource.getpagesize() + (mebibytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+@task
+def ask_for_too_much_memory() -> int:
+    limit_memory(64)
+    return len(bytearray(1 << 40))
+
+
+@task
+def fill_the_memory() -> None:
+    """Bit by bit, until not even a small object can be had."""
+    limit_memory(64)
+    gc.disable()
+    found: list[Any] = []
     while True:
-        try:
-            stop.wait()
-            stop.raise_if_set()
-        except BaseException:  # noqa: BLE001  # the vice itself
-            sleep(0.01)
+        found.append((found, [0]))
 
 
 @task
-def leave_daemon(log: str) -> int:
-    """Start a process in a session of its own that would write for ever; return its pid."""
-    script = f"while :; do echo alive >> {log}; sleep 0.02; done"
-    return subprocess.Popen(["sh", "-c", script], start_new_session=True).pid
+def fill_the_memory_for_good() -> None:
+    """The same, and the hoard outlives the task."""
+    limit_memory(64)
+    gc.disable()
+    while True:
+        _hoard.append((_hoard, [0]))
 
 
 @task
-def leave_double_fork(log: str) -> None:
-    """Leave an orphan, as daemons do."""
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
+def say_that_the_memory_is_full() -> None:
+    """In large pieces and then in small ones, so that a little is left: but not enough to report it."""
+    limit_memory(64)
+    for size in (1 << 20, 1 << 12):
+        with suppress(MemoryError):
             while True:
-                write_line(log, str(os.getpid()))
-                sleep(0.02)
-        os._exit(0)
-    os.wait()
+                _hoard.append(bytearray(size))
+    raise ValueError("the memory is full")
 
 
 @task
-def leave_thread() -> int:
-    """Leave a thread that never ends; return the pid it runs in."""
-    threading.Thread(target=sleep, args=(3600,)).start()
-    return os.getpid()
-
-
-@task
-def fork_and_return_twice() -> int:
-    os.fork()
-    return os.getpid()
-
-
-@task
-def change_everything(directory: str) -> None:
-    os.chdir(directory)
-    os.umask(0o777)
-    os.environ["QUIESCE_TEST_LEFT"] = "here"
-    os.environ.pop("PATH", None)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    sys.stdout = None
-
-
-@task
-def maybe_change_umask(does: bool) -> int:
-    """Give back the umask that was found, and leave another one or not."""
-    found = os.umask(0o777)
-    if not does:
-        os.umask(found)
+def return_more_than_memory_holds() -> str:
+    """The value is there, but writing it down takes as much again."""
+    found = "x" * (100 << 20)
+    limit_memory(50)
     return found
 
 
 @task
-def tell_surroundings() -> dict[str, Any]:
-    umask = os.umask(0)
-    os.umask(umask)
-    return {
-        "directory": str(Path.cwd()),
-        "umask": umask,
-        "left": os.environ.get("QUIESCE_TEST_LEFT"),
-        "has_path": "PATH" in os.environ,
-        "term": signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
-        "usr1": signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
-        "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-        "timer": signal.getitimer(signal.ITIMER_REAL)[0],
-        "stdout": sys.stdout is not None,
-    }
-
-
-@task
-def close_everything() -> None:
-    os.closerange(0, 100_000)
-
-
-@task
-def print_much(lines: int) -> None:
-    for _ in range(lines):
-        print("x" * 1000)
-
-
-@task
-def hold_the_gil(fifo: str) -> None:
-    """Block in C without releasing the GIL, until somebody writes to the FIFO."""
-    ctypes.PyDLL(None).open(fifo.encode(), os.O_RDONLY)
-
-
-@task
-def hold_the_gil_if(fifo: str) -> None:
-    """Usually next to nothing."""
-    if fifo:
-        ctypes.PyDLL(None).open(fifo.encode(), os.O_RDONLY)
+def run_out_of_cpu_time() -> None:
+    """The kernel ends it, as it does when memory is short: by SIGKILL, without asking."""
+    used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    resource.setrlimit(resource.RLIMIT_CPU, (used + 1, used + 1))
+    while True:
+        pass
 
 
 @task
@@ -213,14 +137,6 @@ def double_or_die(number: int, dies: bool) -> int:
     if dies:
         os._exit(1)
     return 2 * number
-
-
-@task
-def run_daemon(daemon_log: str) -> None:
-    """Start a process in a session of its own, and never return."""
-    leave_daemon(daemon_log)
-    while True:
-        sleep(60)
 
 
 _kept: list[Progress] = []
@@ -241,19 +157,13 @@ def use_kept_progress(number: int) -> int:
 
 
 @task
-def truncate_everything() -> None:
-    """Cut every file it can reach to nothing."""
-    for fd in range(3, 5000):
-        with suppress(OSError):
-            os.ftruncate(fd, 0)
-
-
-@task
-def leave_child(method: str) -> None:
-    """Leave a process that multiprocessing started, with all its servants."""
-    context: Any = multiprocessing.get_context(method)
-    child = context.Process(target=sleep, args=(3600,), daemon=True)
-    child.start()
+def report_odd_progress(kind: str, progress: Progress) -> str:
+    """What is held back at the end is odd, too."""
+    progress(1)
+    with suppress(Exception):
+        odd: Any = {"object": object(), "nan": float("nan"), "text": "\ud800"}[kind]
+        progress(odd, odd, odd)
+    return kind
 
 
 @task

@@ -1,0 +1,159 @@
+"""Which tasks wait for a worker: in order, each handed out once, dropped ones never."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.pending import Pending
+
+
+def hand_out(pending: Pending, most: int) -> list[tuple[int, int]]:
+    """As a job does: (index, attempt) of the next lease."""
+    if pending.has_returned:
+        indexes, attempt = pending.take_returned(most)
+        return [(index, attempt) for index in indexes]
+    first, count = pending.take(most)
+    pending.taken(count)
+    return [(index, 1) for index in range(first, first + count)]
+
+
+def everything(pending: Pending, most: int = 3) -> list[tuple[int, int]]:
+    """All that is handed out from now on."""
+    found = []
+    while len(pending):
+        lease = hand_out(pending, most)
+        assert 0 < len(lease) <= most
+        found += lease
+    return found
+
+
+def indexes(lease: list[tuple[int, int]]) -> list[int]:
+    """Without their attempts."""
+    return [index for index, _ in lease]
+
+
+def test_tasks_are_handed_out_in_order() -> None:
+    """As they were submitted."""
+    assert indexes(everything(Pending(10))) == list(range(10))
+
+
+def test_a_dropped_task_is_never_handed_out() -> None:
+    """At the beginning, in the middle, side by side, and at the end."""
+    pending = Pending(10)
+    found = [pending.drop(index) for index in (9, 0, 5, 4, 8)]
+
+    assert found == [True] * 5
+    assert len(pending) == 5
+    assert indexes(everything(pending)) == [1, 2, 3, 6, 7]
+
+
+def test_a_lease_ends_before_a_dropped_task() -> None:
+    """Neighbours are handed out as one piece of text; what is between them would come along."""
+    pending = Pending(10)
+    pending.drop(4)
+
+    assert pending.take(100) == (0, 4)
+    pending.taken(4)
+    assert pending.take(100) == (5, 5)
+
+
+def test_what_is_not_waiting_cannot_be_dropped() -> None:
+    """It has been handed out, was dropped before, or does not exist."""
+    pending = Pending(5)
+    hand_out(pending, 2)
+    pending.drop(3)
+
+    assert [pending.drop(index) for index in (0, 1, 3, 5, -1, 10**9)] == [False] * 6
+    assert indexes(everything(pending)) == [2, 4]
+
+
+def test_what_came_back_is_next_and_may_be_dropped() -> None:
+    """In its old order, before those that were never handed out."""
+    pending = Pending(6)
+    hand_out(pending, 4)
+    pending.give_back([1, 2, 3], 1)
+
+    assert pending.drop(2)
+    assert not pending.drop(2)
+    assert indexes(everything(pending)) == [1, 3, 4, 5]
+
+
+def test_dropping_everything_leaves_nothing() -> None:
+    """Whatever the order."""
+    pending = Pending(7)
+    for index in (3, 6, 0, 1, 5, 2, 4):
+        pending.drop(index)
+
+    assert len(pending) == 0
+    assert everything(pending) == []
+
+
+def test_a_hundred_thousand_drops_take_no_time_to_speak_of() -> None:
+    """Each is work for the pool's thread, on which every other batch waits."""
+    count = 100_000
+    pending = Pending(2 * count)
+    began = perf_counter()
+    for index in range(2 * count - 2, -1, -2):
+        pending.drop(index)
+    took_s = perf_counter() - began
+
+    assert took_s < 5
+    assert len(pending) == count
+    assert hand_out(pending, 100) == [(1, 1)]
+
+
+MOVES = st.one_of(
+    st.tuples(st.just("take"), st.integers(1, 5)),
+    st.tuples(st.just("drop"), st.integers(-2, 25)),
+    st.tuples(st.just("give back"), st.integers(1, 4)),
+    st.tuples(st.just("add"), st.integers(0, 3)),
+    st.tuples(st.just("clear"), st.just(0)),
+)
+
+
+@given(st.integers(0, 20), st.lists(MOVES, max_size=60))
+def test_it_behaves_like_a_plain_list(total: int, moves: list[tuple[str, int]]) -> None:
+    """The same moves on a list of (index, attempt), which is the whole truth but too large."""
+    pending = Pending(total)
+    back: deque[tuple[int, int]] = deque()
+    fresh = list(range(total))
+    out: list[tuple[int, int]] = []
+    for move, value in moves:
+        match move:
+            case "take" if len(pending):
+                lease = hand_out(pending, value)
+                if back:
+                    attempt = back[0][1]
+                    expected = []
+                    while back and len(expected) < value and back[0][1] == attempt:
+                        expected.append(back.popleft())
+                else:
+                    expected = [(fresh.pop(0), 1)]
+                    while fresh and len(expected) < value and fresh[0] == expected[-1][0] + 1:
+                        expected.append((fresh.pop(0), 1))
+                assert lease == expected
+                out += lease
+            case "drop":
+                known = value in fresh or value in [index for index, _ in back]
+                assert pending.drop(value) is known
+                fresh = [index for index in fresh if index != value]
+                back = deque(entry for entry in back if entry[0] != value)
+            case "give back" if out:
+                attempt = out[-1][1]
+                given = [entry for entry in out[-value:] if entry[1] == attempt]
+                out = [entry for entry in out if entry not in given]
+                pending.give_back([index for index, _ in given], attempt)
+                back.extendleft(reversed(given))
+            case "add" if out:
+                index, attempt = out.pop(value % len(out))
+                pending.add(index, attempt + 1)
+                back.append((index, attempt + 1))
+            case "clear":
+                assert list(pending.clear()) == [index for index, _ in back]
+                fresh, back = [], deque()
+        assert len(pending) == len(fresh) + len(back)
+        assert pending.has_returned == bool(back)
