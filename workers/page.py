@@ -70,7 +70,8 @@ class Page:
 
     def worst_gap_s(self) -> float:
         """The longest time from one of its looks to the next."""
-        return self.times[WORST_GAP]
+        has_looked = self.times[LOOKED] >= self.times[BEGAN]
+        return self.times[WORST_GAP] if has_looked else 0.0
 
     def is_waiting(self) -> bool:
         """Whether it waits for its event, or where a stop breaks in: a stop would end it at once."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from tests.workers.driver import LIMIT_S, Batch, Driver
-from workers.backend import Outcome
+from workers.backend import Ending, Outcome
 
 
 class Answer:
@@ -52,3 +52,11 @@ def ask_to_stop(
     answer = Answer(batch, index, look)
     pool.pool.request_task_stop(batch.id, index, grace_s, answer.hear)
     return answer
+
+
+def is_skipped(outcome: Outcome | None, index: int) -> bool:
+    """Whether it never began, and says so."""
+    assert outcome is not None
+    assert outcome.began == outcome.ended > 0
+    found = outcome.index, outcome.attempt, outcome.ending, outcome.payload, outcome.pid
+    return found == (index, 0, Ending.SKIPPED, b"", 0)

@@ -137,7 +137,7 @@ def sleep_and_tell(log: str) -> None:
 def block_in_finalizer(way: str, log: str, *, stop: StopEvent) -> None:
     """Block where an exception gets nowhere; then where it does."""
     kept: list[Any] = [SleepsWhenCollected(log) if way == "del" else threading.Event()]
-    watch = weakref.ref(kept[0], lambda _: way == "del" or sleep_and_tell(log))
+    watch = weakref.ref(kept[0], lambda _: None if way == "del" else sleep_and_tell(log))
     assert watch() is not None
     with stop.interrupts():
         kept.clear()

@@ -35,7 +35,9 @@ def work_until_path(
     """One section that lasts until the FIFO is written to, or until it is told to stop there."""
     with stop.shield(seconds):
         write_line(log, "began 0")
-        was_set = stop.wait() if waits else bool(wait_for_file(path))
+        was_set = stop.wait() if waits else False
+        if not waits:
+            wait_for_file(path)
         write_line(log, "ended 0")
     write_line(log, "after 0")
     return f"set inside: {was_set}"

@@ -134,9 +134,12 @@ def test_the_counters_of_a_worker_that_has_gone_are_kept(page: Page) -> None:
 
 def gaps_of(pool: Driver, task: str, attempts: int) -> Gaps:
     """What is known of a function once so many of its attempts have ended."""
-    return eventually(
-        lambda: (found := pool.pool.gaps().get(task)) and found.attempts == attempts and found
-    )
+
+    def known() -> list[Gaps]:
+        gaps = pool.pool.gaps().get(task)
+        return [gaps] if gaps is not None and gaps.attempts == attempts else []
+
+    return eventually(known)[0]
 
 
 def test_a_look_ends_a_gap_and_begins_the_next(pool: Driver) -> None:
@@ -227,7 +230,7 @@ def test_a_running_task_shows_its_looks_while_it_runs(pool: Driver, tmp_path: Pa
     eventually(lambda: "looked" in lines(log))
     blocking = pool.running(batch)[0]
     fifo.write_text("go on")
-    waiting = eventually(lambda: (one := pool.running(batch)[0]).is_waiting and one)
+    waiting = eventually(lambda: [one for one in pool.running(batch) if one.is_waiting])[0]
     pool.stop(batch)
 
     assert blocking.began < blocking.looked < waiting.looked

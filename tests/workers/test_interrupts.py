@@ -36,6 +36,11 @@ def lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
+def says(path: Path, line: str) -> bool:
+    """Whether that line has been written there."""
+    return line in lines(path)
+
+
 def has_begun(log: Path) -> None:
     """Wait until the task's own first line is there."""
     eventually(lambda: "began" in lines(log))

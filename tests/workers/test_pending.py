@@ -128,7 +128,7 @@ def test_it_behaves_like_a_plain_list(total: int, moves: list[tuple[str, int]]) 
                 lease = hand_out(pending, value)
                 if back:
                     attempt = back[0][1]
-                    expected = []
+                    expected: list[tuple[int, int]] = []
                     while back and len(expected) < value and back[0][1] == attempt:
                         expected.append(back.popleft())
                 else:

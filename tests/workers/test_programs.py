@@ -62,6 +62,7 @@ def scene() -> Iterator[Scene]:
         (["sh", "-c", "echo out; echo error >&2; exit 3"], {"capture_output": True}),
         (["sh", "-c", "echo out; echo error >&2"], {"stdout": -1, "stderr": -2, "text": True}),
         (["sh", "-c", "echo error >&2"], {"stderr": subprocess.PIPE}),
+        (["sh", "-c", "(sleep 0.2; echo late) & echo soon"], {"capture_output": True}),
         (["sh", "-c", "kill -9 $$"], {}),
         (["pwd"], {"cwd": "/", "capture_output": True}),
         (["sh", "-c", "echo $COLOUR"], {"env": {"COLOUR": "red"}, "capture_output": True}),
@@ -194,9 +195,13 @@ def test_a_stop_that_came_first_starts_nothing(scene: Scene, tmp_path: Path) -> 
     assert stop.noticed > 0
 
 
-def test_a_program_in_a_shield_runs_though_the_stop_came_first(scene: Scene) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_program_in_a_shield_runs_though_the_stop_came_first(
+    scene: Scene, is_async: bool
+) -> None:
     """A critical section is there to be done whole; and the task has not learnt of the stop."""
     stop = scene.enter()
+    scene.stage.is_async = is_async  # where no signal arrives
     scene.flag.set()
     with stop.shield(5):
         done = stop.run(["echo", "done"], capture_output=True, text=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.workers.answers import ask_to_stop
 from tests.workers.driver import Batch, Driver, eventually, running_pool
-from tests.workers.test_interrupts import lines
+from tests.workers.test_interrupts import lines, says
 from tests.workers.test_service_death import killed_service
 from workers.backend import Ending, Remarks
 from workers.link import MARK_VARIABLE
@@ -228,7 +229,7 @@ def test_sections_of_threads_that_overlap_for_ever_do_not_hold_it_up_for_ever(
         folder.mkdir()
         length_s = 0.1
         batch = pool.submit("overlap_sections", [{"folder": str(folder), "length_s": length_s}])
-        eventually(lambda folder=folder: "ended" in lines(folder / "other"))
+        eventually(partial(says, folder / "other", "ended"))
         asked = monotonic()
         pool.stop(batch, grace_s=0.0)
 
@@ -340,7 +341,7 @@ def test_a_late_kill_never_hits_a_bystander_behind_the_section(tmp_path: Path) -
             shielded = pool.submit("brisk_or_section", [{"log": str(log), "length_s": 0.03}])
             behind = [pool.submit("brisk_or_section", [{"log": "", "length_s": 0}] * 20)
                       for _ in range(5)]  # fmt: skip
-            eventually(lambda log=log: "began 0" in lines(log))
+            eventually(partial(says, log, "began 0"))
             pool.stop(shielded, grace_s=0.0)
 
             assert shielded.endings() == [Ending.KILLED]

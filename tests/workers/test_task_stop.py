@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from tests.workers.answers import ask_to_stop
+from tests.workers.answers import ask_to_stop, is_skipped
 from tests.workers.driver import Batch, Driver, eventually, running_pool
 from tests.workers.test_interrupts import lines
-from tests.workers.test_stop import waiting_in
-from workers.backend import Ending, Outcome, Remarks, RetryPolicy
+from workers.backend import Ending, Remarks, RetryPolicy
 
 MODULES = tuple(
     f"tests.workers.{name}" for name in ("good_tasks", "vices_signals", "stopped_tasks")
@@ -35,14 +33,6 @@ def fifo(tmp_path: Path) -> Path:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     return path
-
-
-def is_skipped(outcome: Outcome | None, index: int) -> bool:
-    """Whether it never began, and says so."""
-    assert outcome is not None
-    assert outcome.began == outcome.ended > 0
-    found = outcome.index, outcome.attempt, outcome.ending, outcome.payload, outcome.pid
-    return found == (index, 0, Ending.SKIPPED, b"", 0)
 
 
 # --- that waits ---------------------------------------------------------------------------------
@@ -154,7 +144,9 @@ def lease_in_hand(pool: Driver, batch: Batch, state: str) -> tuple[list[int], in
                     return indexes, indexes.index(1000)
         return None
 
-    return eventually(find)
+    found = eventually(find)
+    assert found is not None
+    return found
 
 
 # --- that runs ----------------------------------------------------------------------------------
@@ -188,126 +180,6 @@ def test_it_is_not_tried_again_whatever_it_does(pool: Driver) -> None:
     assert (outcome.attempt, outcome.ending) == (1, Ending.RAISED)
     assert not batch.retried
     pool.stop(batch)
-
-
-def test_without_grace_it_may_take_as_long_as_it_likes(pool: Driver, fifo: Path) -> None:
-    """Promise 5, for one task."""
-    pids = pool.pids()
-    batch = pool.submit("ignore_stop_until", [{"path": str(fifo)}])
-    pool.running(batch)
-    answer = ask_to_stop(pool, batch, 0)
-    assert not batch.result.wait(0.3)
-    assert not answer.has_come
-    fifo.write_text("end")
-
-    assert answer.wait() == batch.outcomes[0]
-    assert pool.pids() == pids
-
-
-def test_after_its_grace_it_alone_is_killed(pool: Driver, tmp_path: Path) -> None:
-    """The batch's other running task and those that wait are as before."""
-    log = tmp_path / "log"
-    items = [{"seconds": 60.0}, {"seconds": 60.0}, *[{"seconds": 0.0, "log": str(log)}] * 20]
-    batch = pool.submit("brisk_or_deaf", items)
-    victim, bystander = pool.running(batch, 2)
-    answer = ask_to_stop(pool, batch, victim.index, grace_s=0.1)
-    outcome = answer.wait()
-
-    assert outcome is not None
-    assert (outcome.ending, outcome.payload, outcome.pid) == (Ending.KILLED, b"", victim.pid)
-    assert outcome.ended >= answer.asked + 0.1
-    eventually(lambda: len(batch.outcomes) == 21)
-    assert lines(log) == ["ran"] * 20
-    assert pool.running(batch)[0].pid == bystander.pid
-    assert pool.stop(batch, grace_s=0.0).endings().count(Ending.KILLED) == 2
-
-
-def test_a_second_stop_can_shorten_the_grace_but_not_lengthen_it(pool: Driver) -> None:
-    """Counted from the first; everybody who asked is answered."""
-    batch = pool.submit("swallow_everything", [{}] * 2)
-    pool.running(batch, 2)
-    answers = [ask_to_stop(pool, batch, 0, grace_s) for grace_s in (None, 3600.0, 0.0, 3600.0)]
-    for answer in answers:
-        outcome = answer.wait()
-        assert outcome is not None
-        assert outcome.ending is Ending.KILLED
-        assert answer.times == 1
-
-    assert [task.index for task in pool.running(batch)] == [1]
-    pool.stop(batch, grace_s=0.0)
-
-
-def test_a_kill_that_comes_late_spares_the_next_task_of_the_batch() -> None:
-    """The warden stands still while the condemned task ends: what runs then was not stopped."""
-    with running_pool(workers=1, modules=MODULES) as pool:
-        batch = pool.submit("brisk_or_deaf", [{"seconds": 0.1}, {"seconds": 1.5}])
-        pool.running(batch)
-        os.kill(pool.processes()[0], signal.SIGSTOP)
-        ask_to_stop(pool, batch, 0, grace_s=0.0)
-
-        assert batch.wait().endings() == [Ending.RETURNED] * 2
-
-
-def test_a_kill_that_is_due_never_hits_what_the_task_waits_behind(fifo: Path) -> None:
-    """It waits in a worker that is in another batch's task and does not even listen."""
-    with running_pool(workers=1, modules=MODULES) as pool:
-        pool.submit("hold_the_gil_if", [{"fifo": ""}] * 500).wait()
-        stuck = pool.submit("hold_the_gil_if", [{"fifo": str(fifo)}])
-        behind = pool.submit("hold_the_gil_if", [{"fifo": ""}])
-        pool.running(stuck)
-        eventually(lambda: waiting_in(pool, behind))
-        outcome = ask_to_stop(pool, behind, 0, grace_s=0.0).wait()
-
-        assert is_skipped(outcome, 0)
-        assert not stuck.outcomes
-        fifo.write_text("go on")
-        assert stuck.wait().endings() == [Ending.RETURNED]
-
-
-def test_a_kill_against_the_end_of_the_task_blames_nobody_else(pool: Driver) -> None:
-    """Raced a hundred times on the workers of its own batch."""
-    batch = pool.submit("brisk_or_deaf", [{"seconds": 0.005}] * 100)
-    for index in range(100):
-        eventually(lambda index=index: batch.reported and max(batch.reported) >= index - 1)
-        ask_to_stop(pool, batch, index, grace_s=0.004)
-    batch.wait()
-
-    assert set(batch.endings()) <= {Ending.RETURNED, Ending.KILLED, Ending.SKIPPED}
-    assert Ending.RETURNED in batch.endings()
-
-
-def test_a_batch_that_fails_fast_is_not_failed_by_the_kill_of_one_task(pool: Driver) -> None:
-    """It was asked for, and the batch was to go on."""
-    batch = pool.submit("swallow_everything", [{}] * 2, fail_fast=True)
-    pool.running(batch, 2)
-    ask_to_stop(pool, batch, 0, grace_s=0.0).wait()
-
-    assert not batch.causes
-    assert [task.index for task in pool.running(batch)] == [1]
-    pool.stop(batch, grace_s=0.0)
-
-
-def test_a_time_limit_that_came_first_is_what_ended_it(pool: Driver) -> None:
-    """As with the stop of a batch: whoever asked first decides."""
-    batch = pool.submit("swallow_everything", [{}], timeout_s=0.05, timeout_grace_s=3600.0)
-    eventually(lambda: pool.running(batch)[0].began + 0.2 < monotonic())
-    outcome = ask_to_stop(pool, batch, 0, grace_s=0.0).wait()
-
-    assert outcome is not None
-    assert outcome.ending is Ending.KILLED
-
-
-def test_its_worker_may_die_of_something_else(pool: Driver) -> None:
-    """The stop is answered all the same, and says what happened."""
-    batch = pool.submit("swallow_everything", [{}] * 2)
-    victim = pool.running(batch, 2)[0]
-    answer = ask_to_stop(pool, batch, victim.index)
-    os.kill(victim.pid, signal.SIGKILL)
-    outcome = answer.wait()
-
-    assert outcome is not None
-    assert outcome.ending is Ending.LOST
-    pool.stop(batch, grace_s=0.0)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -362,6 +234,7 @@ def test_a_task_that_has_ended_is_answered_for_at_once(pool: Driver) -> None:
     batch = pool.submit("wait_or_fail", [{"fails": True}, {"fails": False}])
     eventually(lambda: 0 in batch.outcomes)
     outcome = ask_to_stop(pool, batch, 0, grace_s=0.0).wait()
+    pool.running(batch)
     pool.stop(batch)
     later = ask_to_stop(pool, batch, 1, grace_s=0.0).wait()
 
@@ -437,7 +310,9 @@ def test_one_of_a_million_waiting_tasks_is_stopped_at_once(pool: Driver) -> None
     asked = monotonic()
     answers = [ask_to_stop(pool, batch, index) for index in range(count - 1, 2, -1000)]
     assert all(
-        is_skipped(answer.wait(), answer.outcome.index) for answer in answers if answer.wait()
+        is_skipped(outcome, outcome.index)
+        for outcome in (answer.wait() for answer in answers)
+        if outcome is not None
     )
 
     assert monotonic() < asked + 5

@@ -16,7 +16,8 @@ SEED = 20261122
 MILLISECOND = 0.001
 #: How long a task is busy before the moment in question.
 LEAD_S = 5 * MILLISECOND
-#: A busy task lets the control thread hear of its stop so late, or somewhat later under load.
+#: Who is busy lets the other threads of its process have their turn only after so long, here the
+#: control thread or the pool's; somewhat later under load.
 SWITCH_S = 5 * MILLISECOND
 #: How far from that moment the other side strikes.
 SPREAD_S = 3 * MILLISECOND
@@ -202,7 +203,8 @@ def test_a_stop_and_a_time_limit_at_once_make_one_outcome(
         item = {"due": monotonic() + 60, "log": str(log), "index": index}
         batch = lasting_pool.submit("end_at", [item], timeout_s=LEAD_S)
         (task,) = lasting_pool.running(batch)
-        strike_near(lasting_pool, batch, task.began + LEAD_S + dice.uniform(-1, 3) / 1000, None)
+        due = task.began + LEAD_S + dice.uniform(-SPREAD_S, SWITCH_S + SPREAD_S)
+        strike_near(lasting_pool, batch, due, None)
 
         assert batch.endings() in ([Ending.RETURNED], [Ending.TIMED_OUT])
         assert batch.outcomes[0].noticed

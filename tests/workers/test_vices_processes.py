@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.workers.driver import Driver, eventually, running_pool
-from workers import linux
 from workers.backend import Ending, Remarks
 
 PROCESSES, THREADS = Remarks.LEFT_PROCESSES, Remarks.LEFT_THREADS
@@ -65,6 +62,7 @@ def test_a_process_left_by_multiprocessing_is_ended_with_its_servants(
         ("leave_multiprocessing_pool", {"method": "fork"}, PROCESSES | THREADS),
         ("leave_multiprocessing_pool", {"method": "spawn"}, PROCESSES | THREADS),
         ("leave_thread_pool_executor", {}, THREADS),
+        ("leave_threads_that_start_threads", {}, THREADS),
         ("leave_threads_that_breed", {}, PROCESSES | THREADS),
     ],
 )
@@ -194,27 +192,3 @@ def test_a_kill_reaches_what_a_task_has_started(tmp_path: Path) -> None:
         assert len(pool.pids()) == 2
         assert len(pool.processes()) == OWN
         assert log.read_text() == at_the_answer
-
-
-def test_children_can_be_listed_while_threads_come_and_go() -> None:
-    """A thread that ends in the middle of it cost a worker once."""
-    is_over = threading.Event()
-
-    def come_and_go() -> None:
-        while not is_over.is_set():
-            threading.Thread(target=str).start()
-
-    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    child = subprocess.Popen(["sleep", "60"])
-    try:
-        found = [linux.children() for _ in range(300)]
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
-        child.kill()
-        child.wait()
-
-    assert all(child.pid in children for children in found)

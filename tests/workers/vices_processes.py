@@ -117,6 +117,18 @@ def leave_threads_that_breed() -> list[int]:
 
 
 @task
+def leave_threads_that_start_threads() -> list[int]:
+    """At any moment some of them have been started, but do not run yet."""
+
+    def go_on() -> None:
+        threading.Thread(target=go_on, daemon=True).start()
+
+    for _ in range(20):
+        go_on()
+    return [3, 2, 1, os.getpid()]
+
+
+@task
 def leave_thread() -> int:
     """Leave a thread that never ends; return the pid it runs in."""
     threading.Thread(target=sleep, args=(3600,)).start()
