@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from workers.loop import READ, WRITE, Loop
-from workers.messages import Command, Control, pack_control, unpack_controls
+from workers.messages import CONTROL_BYTES, Command, Control, pack_control, unpack_controls
 
-READ_BYTES = 4096
+#: As many as are read at once are whole.
+READ_BYTES = 256 * CONTROL_BYTES
 
 
 class ControlPipe:
@@ -25,9 +26,13 @@ class ControlPipe:
         self._on_answer = on_answer
         self._loop.watch(self._fd, READ, lambda _: self._turn())
 
-    def tell(self, command: Command, lease: int, position: int = 0) -> None:
-        """Send a command; what finds no room in the pipe is written by the loop, in order."""
-        self._unwritten += pack_control(command, lease, position)
+    def tell(self, command: Command, leases: Iterable[int], position: int = 0) -> None:
+        """Send a command for each lease; what finds no room in the pipe is written by the loop.
+
+        In one piece: as soon as it has read one, the control thread may have to wait for the next.
+        """
+        for lease in leases:
+            self._unwritten += pack_control(command, lease, position)
         self._write()
         if self._unwritten:
             self._loop.change(self._fd, READ | WRITE)

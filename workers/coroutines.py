@@ -17,6 +17,7 @@ from workers.stopped import Stopped
 
 #: What the task leaves in its loop, cancelled, may clean up for so long.
 LEFTOVERS_WAIT_S = 1.0
+_REASON = "asked to stop"
 
 
 def complete(coroutine: Coroutine[Any, Any, Any], stage: Stage, inbox: Inbox) -> Any:
@@ -82,7 +83,7 @@ class Course:
     def run(self) -> Any:
         """Run it to its end, and end what it leaves."""
         self._task.add_done_callback(lambda _: self._loop.stop())
-        self._stage.on_section_end = self._section_ended
+        self._stage.course = self
         self._inbox.alarm = self._alarm
         try:
             # A stop puts the flag on before it looks for the alarm: who is not seen here will ring.
@@ -96,7 +97,7 @@ class Course:
             if not self._task.done():
                 raise RuntimeError("the event loop was stopped before its task had ended")
         finally:
-            self._inbox.alarm = self._stage.on_section_end = None
+            self._inbox.alarm = self._stage.course = None
             self._selector.is_open = False
             self._end_leftovers()
         if (error := self._task.exception()) is not None:
@@ -118,20 +119,36 @@ class Course:
             return
         if self._stage.is_shielded:
             self._loop.call_later(RING_EVERY_S, self._cancel)
-        elif self._task.cancel("asked to stop"):
+        elif self._task.cancel(_REASON):
             self._note_cancellation()
 
-    def _section_ended(self, may_raise: bool) -> None:
-        """The last section has been left: the next one must not begin before the stop gets in."""
-        if not self._selector.is_open or not self._inbox.flag.is_on or self._stage.is_shielded:
+    def section_begins(self) -> None:
+        """As at an await, the task is cancelled here: sections may follow each other without one."""
+        if not self._is_due:
             return
-        if threading.current_thread() is not threading.main_thread():
-            return  # `_cancel` looks again
-        if asyncio.current_task(self._loop) is not self._task:
-            self._cancel()
-        elif may_raise:  # as an await here would; cancelling itself would hit one it returns from
+        if asyncio.current_task(self._loop) is self._task:
             self._note_cancellation()
-            raise asyncio.CancelledError("asked to stop")
+            raise asyncio.CancelledError(_REASON)
+        self._cancel()
+
+    def section_ended(self) -> None:
+        """A stop that was put off gets in at the next await, if the task does not end before."""
+        if not self._is_due:
+            return
+        if asyncio.current_task(self._loop) is self._task:
+            self._loop.call_soon(self._cancel)  # now it would hit a task that is about to return
+        else:
+            self._cancel()  # later, this one may be in its next section
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether a stop waits for nothing but this; threads leave it to `_cancel` to look again."""
+        return (
+            self._selector.is_open
+            and self._inbox.flag.is_on
+            and not self._stage.is_shielded
+            and threading.current_thread() is threading.main_thread()
+        )
 
     def _note_cancellation(self) -> None:
         self._inbox.alarm = None
@@ -143,9 +160,11 @@ class Course:
     def _end_leftovers(self) -> None:
         """Cancel all that is left in the loop and give it a moment; what stays costs the worker."""
         end = monotonic() + LEFTOVERS_WAIT_S
+        told: set[asyncio.Task[Any]] = set()
         while (left := asyncio.all_tasks(self._loop)) and monotonic() < end:
-            for task in left:
+            for task in left - told:
                 task.cancel()
+            told |= left
             self._run(asyncio.wait(left, timeout=end - monotonic()))
         shutdown = self._loop.shutdown_asyncgens()
         self._run(asyncio.wait([self._loop.create_task(shutdown)], timeout=end - monotonic()))

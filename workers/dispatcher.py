@@ -101,14 +101,15 @@ class Dispatcher:
         return bool(self._scheduler)
 
     def call_back(
-        self, worker: WorkerProcess, held: Held, command: Command, position: int = 0
+        self, worker: WorkerProcess, leases: list[Held], command: Command, position: int = 0
     ) -> None:
-        """Have a lease stopped or recalled; if it waits in the worker, it comes back unopened."""
-        worker.command(command, held.lease.number, position)
-        held.is_called_back = True
-        if worker.held is not held:
-            due = monotonic() + GIVE_BACK_LIMIT_S
-            self._loop.call_at(due, partial(self._insist, worker, held))
+        """Have leases stopped or recalled; those that wait in the worker come back unopened."""
+        worker.command(command, [held.lease.number for held in leases], position)
+        for held in leases:
+            held.is_called_back = True
+            if worker.held is not held:
+                due = monotonic() + GIVE_BACK_LIMIT_S
+                self._loop.call_at(due, partial(self._insist, worker, held))
 
     def take_back(self, held: Held, position: int) -> None:
         """Tasks from this position on have not begun: they wait for a worker again."""
@@ -207,8 +208,7 @@ class Dispatcher:
                 waiting = []  # it has only what it is in
             if waiting and now > worker.head_since + RECALL_AFTER_S:
                 held.job.shrink()
-                for each in waiting:
-                    self.call_back(worker, each, Command.RECALL)
+                self.call_back(worker, waiting, Command.RECALL)
                 waiting = []
             looks_again |= bool(waiting) or not held.job.has_begun
         self._is_looking = looks_again

@@ -188,6 +188,9 @@ def follow(control: int, inbox: Inbox) -> None:
         if is_ringing and not poll.poll(RING_EVERY_S * 1000):
             is_ringing = inbox.ring()
             continue
+        _insist_on(pipe)
+        # From here to the last command, nothing lets go of the interpreter's lock: a busy main
+        # thread would give it back only after milliseconds, and begin more tasks meanwhile.
         try:
             more = read(control, 4096)
         except MemoryError:  # a task has used it up; what there is to be read stays there
@@ -195,19 +198,28 @@ def follow(control: int, inbox: Inbox) -> None:
             continue
         except OSError:
             more = b""
-        if not pipe.is_intact:  # by a task's doing: a worker that cannot be stopped must go
-            _exit(PIPES_LOST)
         if not more:
+            _insist_on(pipe)
             break
         text += more
+        answers = b""
         for command, lease, position in unpack_controls(text):
             answer = _obey(inbox, command, lease, position)
             if answer is not None:
-                with suppress(OSError):
-                    write(control, pack_control(answer.command, lease, answer.position))
+                answers += pack_control(answer.command, lease, answer.position)
         text = text[len(text) - len(text) % CONTROL_BYTES :]
         is_ringing = inbox.ring()
+        if answers:
+            _insist_on(pipe)  # it may have become another file while this thread waited
+            with suppress(OSError):
+                write(control, answers)
     _outlive_the_service(inbox)
+
+
+def _insist_on(pipe: Pipe) -> None:
+    """By some task's doing it may be closed or another file: a worker that cannot be stopped must go."""
+    if not pipe.is_intact:
+        _exit(PIPES_LOST)
 
 
 def _obey(inbox: Inbox, command: int, lease: int, position: int) -> Answer | None:

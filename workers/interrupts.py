@@ -119,9 +119,10 @@ class Block:
 
     def __exit__(self, *_: object) -> None:
         gate = self._gate
+        if gate.stop is not self._stop or not gate.depth:
+            return  # its task has ended without leaving it
         gate.depth -= 1
-        if gate.depth <= 0:
-            gate.depth = 0
+        if not gate.depth:
             close(gate)
             self._stop.resume()
 

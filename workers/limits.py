@@ -62,7 +62,7 @@ class TimeLimits:
             self._forget_told(held)
             held.told = position
             self._events.set_soon(_key(held))
-            worker.command(Command.TIME_UP, held.lease.number, position)
+            worker.command(Command.TIME_UP, [held.lease.number], position)
         end = due + held.job.order.timeout_grace_s
         if monotonic() < end:
             return min(end, monotonic() + LOOK_LATER_S)

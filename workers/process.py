@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 
@@ -116,9 +116,9 @@ class WorkerProcess:
         self.ahead_s = self.ahead_s - held.predicted_s if self.leases else 0.0
         self.tasks_done += held.done
 
-    def command(self, command: Command, lease: int, position: int = 0) -> None:
-        """Tell the control thread."""
-        self._control.tell(command, lease, position)
+    def command(self, command: Command, leases: Iterable[int], position: int = 0) -> None:
+        """Tell the control thread, of several leases at once."""
+        self._control.tell(command, leases, position)
 
     def hang_up(self) -> None:
         """No more leases: the worker ends by itself after what it is doing."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from os import getpid  # here and now: a task may patch the module
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from workers.gaps import SHORT_GAP_S, Tallies, Tally
 from workers.inbox import Inbox
@@ -24,6 +24,16 @@ Found = TypeVar("Found")
 PARK_S = 0.001
 
 
+class Course(Protocol):
+    """An async task on its way, which a stop can reach only between its critical sections."""
+
+    def section_begins(self) -> None:
+        """A section is about to be entered; raises if the task is to be cancelled first."""
+
+    def section_ended(self) -> None:
+        """A section has been left."""
+
+
 class Stage:
     """The host of a worker's StopEvents. The main thread's, but for what is said to be shared."""
 
@@ -33,7 +43,7 @@ class Stage:
         self.flag = inbox.flag
         self.interrupting = Interrupts(inbox, page.times, self.sections)
         self.is_async = False  # the task runs in an event loop
-        self.on_section_end: Callable[[bool], None] | None = None  # how a stop gets into that loop
+        self.course: Course | None = None  # then: how a stop gets into that loop
         self.strays: list[object] = []  # what a task has left that only the process's end ends
         self.was_shielded = False  # in a critical section after it had been asked to stop
         self.present: StopEvent | None = None  # the running task's, once it is wanted
@@ -155,6 +165,8 @@ class Stage:
 
     def enter_section(self, section: Section) -> None:
         """Shared: sections of several threads or coroutines may overlap."""
+        if self.course is not None:
+            self.course.section_begins()
         self._park_unless_within(section)
         with self._changing:
             self.sections.append(section)
@@ -186,8 +198,8 @@ class Stage:
 
     def break_in(self, *, may_raise: bool) -> None:
         """A section has been left: a stop that was put off breaks in, wherever the task is now."""
-        if self.on_section_end is not None:
-            self.on_section_end(may_raise)
+        if self.course is not None:
+            self.course.section_ended()
         elif may_raise and self.can_interrupt:
             self.interrupting.strike()
 

@@ -62,9 +62,9 @@ class Stops:
         self._dispatcher.withdraw(job)
         for worker in self._staff.workers.values():
             # From the last one: once the first is stopped, the worker goes on to the next.
-            for held in reversed(worker.leases):
-                if held.job is job:
-                    self._dispatcher.call_back(worker, held, Command.STOP)
+            leases = [held for held in reversed(worker.leases) if held.job is job]
+            if leases:
+                self._dispatcher.call_back(worker, leases, Command.STOP)
         if cause is not None:
             job.listener.stopping(cause)
             self._staff.events.set_soon(job.id)
@@ -119,7 +119,7 @@ class Stops:
         worker, held, position = found
         stop = job.task_stops[index] = TaskStop(task_key(job.id, index, held.lease.attempt))
         self._staff.events.set_soon(stop.key)
-        self._dispatcher.call_back(worker, held, Command.STOP_TASK, position)
+        self._dispatcher.call_back(worker, [held], Command.STOP_TASK, position)
         return stop
 
     def _give_up(self, job: Job, outcome: Outcome) -> None:

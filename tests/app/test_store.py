@@ -11,7 +11,7 @@ from app.lifecycle import FINAL, BatchState, TaskState
 from app.record import Record
 from app.rows import Grace, NewBatchRow
 from app.schemas import BatchOptions
-from app.store import Filter, Store
+from app.store import MOST_STALE_IDS, Filter, Store
 from tests.app.records import new, outcome, runs
 from workers.backend import Ending
 
@@ -168,6 +168,27 @@ def test_ended_batches_are_dropped_in_the_order_they_ended() -> None:
 
     assert [name for name in "abcd" if store.get(name)] == ["a", "b", "d"]
     assert store.totals()[0].dropped == 1
+
+
+def test_what_was_dropped_is_not_listed_and_leaves_nothing_behind() -> None:
+    """A service that runs for a year drops a billion batches; what is kept is found all the same."""
+    count = 4 * MOST_STALE_IDS
+    store = Store(keep_ended=2, keep_ended_bytes=1 << 30)
+    store.insert(new("00000 active"))
+    for number in range(count):
+        store.insert(new(f"{number + 1:05}"))
+        store.settle(f"{number + 1:05}")
+
+        assert len(store._ids) <= 2 * len(store) + MOST_STALE_IDS + 1
+    found, before = store.scan(Filter(), None, limit=10, most_looks=10 * count)
+
+    assert [record.given.id for record in found] == [
+        f"{count:05}",
+        f"{count - 1:05}",
+        "00000 active",
+    ]
+    assert before is None
+    assert store.active_ids() == ["00000 active"]
 
 
 def test_ended_batches_are_bounded_by_their_results_too_but_the_newest_stays() -> None:

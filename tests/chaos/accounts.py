@@ -69,6 +69,7 @@ class Account:
     log: Path
     kinds: Sequence[str]
     timeout_s: float | None = None
+    timeout_grace_s: float = 0.0
     max_attempts: int = 1
     tells_every_attempt: bool = True
     stops: list[Ask] = field(default_factory=list)

@@ -61,6 +61,7 @@ class Arena:
             log,
             draft.kinds,
             timeout_s=draft.options.get("timeout_s"),
+            timeout_grace_s=draft.options.get("timeout_grace_s", 0.0),
             max_attempts=retries.max_attempts if retries is not None else 1,
         )
         witness = Witness(account)

@@ -25,6 +25,8 @@ KILLING_S = 5.0
 HEARING_S = 1.0
 #: These end by themselves when they see their event set.
 LOOKING = ("look", "wait", "leave", "report", "share", "entrust", "block", "run")
+#: These do not, or leave something behind.
+CARELESS = ("work", "litter", "share", "weave", "guard")
 
 
 def deaths(folder: Path, dice: Random, scale: float) -> Findings:
@@ -49,15 +51,19 @@ def _die(findings: Findings, place: Path, dice: Random) -> None:
     settings: Json = {
         "QUIESCE_TASKS": TASKS,
         "QUIESCE_SHUTDOWN_GRACE": str(GRACE_S),
+        "QUIESCE_WORKERS": "5",
         "TMPDIR": str(runs),
         MARK: mark,
     }
     with running_service(place, **settings) as service:
         with httpx.Client(base_url=service.url, timeout=CLIENT_LIMIT_S) as client:
             site = Site(service, client, findings, place)
-            looking = Draft("act", [dice.choice(LOOKING) for _ in range(4)], [20.0] * 4)
-            batches = [site.submit(draft) for draft in (looking, *(draw(dice) for _ in range(5)))]
-            site.await_running(batches[0])
+            looking = Draft("act", [dice.choice(LOOKING) for _ in range(2)], [20.0] * 2)
+            careless = Draft("act", [dice.choice(CARELESS) for _ in range(2)], [20.0] * 2)
+            for draft in (looking, careless):
+                site.await_running(site.submit(draft))
+            for _ in range(5):
+                site.submit(draw(dice))
             sleep(dice.uniform(0, 0.2))
         findings.harshness["processes when it was killed"] += len(pids_with_variable(MARK, mark))
         died = monotonic()

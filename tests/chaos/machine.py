@@ -27,11 +27,13 @@ from tests.chaos.targets import DEADLY, HARMLESS, manager_of, send, warden_of
 
 State = TypeVar("State")
 
-EXAMPLES = 250
+EXAMPLES = 200
 STEPS = 30
 LONGEST_WAIT_S = 0.2
 #: How many batches one sequence has at a time, so that each is looked at often.
 MOST_LIVE = 4
+#: There is a request or two between the steps, so tasks last longer than elsewhere.
+STRETCH = 3.0
 
 #: What at least must have happened in all sequences together.
 LEAST = {
@@ -109,13 +111,14 @@ class Client(RuleBasedStateMachine):
     @rule(numbers=DICE)
     def submit(self, numbers: int) -> None:
         if len(live := self._live) >= MOST_LIVE:
+            self.site.stop(live[0], grace=0)
             self._check(self.site.await_end(live[0]))
-        batch = self.site.submit(draw(Random(numbers)), labels={"even": str(numbers % 2)})
+        batch = self.site.submit(draw(Random(numbers), STRETCH), labels={"even": str(numbers % 2)})
         self._seen[batch["id"]] = batch
         self._tasks[batch["id"]] = {}
         self._done["batches"] += 1
 
-    @rule(which=WHICH, grace=GRACES, wait=st.sampled_from((0, 0, LONGEST_WAIT_S, 60)))
+    @rule(which=WHICH, grace=GRACES, wait=st.sampled_from((0, 0, 0, LONGEST_WAIT_S, 60)))
     def stop(self, which: int, grace: float | str | None, wait: float) -> None:
         batch = self._pick(which)
         was_active = batch["state"] in ACTIVE

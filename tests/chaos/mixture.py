@@ -38,8 +38,8 @@ class Draft:
         ]
 
 
-def draw(dice: Random) -> Draft:
-    """One batch, and how it is to be run."""
+def draw(dice: Random, stretch: float = 1.0) -> Draft:
+    """One batch, and how it is to be run; its tasks last so many times as long as usual."""
     draft: Draft = dice.choices(*zip(*SORTS, strict=True))[0](dice)
     options: dict[str, Any] = {
         "priority": dice.choice((0, 0, 0, -5, 5)),
@@ -53,6 +53,7 @@ def draw(dice: Random) -> Draft:
         pause_s = dice.choice((0.0, 0.02))
         options["retries"] = RetryPolicy(dice.choice((2, 4)), pause_s, pause_s)
     draft.options = options
+    draft.seconds = [seconds * stretch for seconds in draft.seconds]
     return draft
 
 

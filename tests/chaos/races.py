@@ -25,8 +25,8 @@ STEP_S = 0.0002
 SCATTER_S = 0.0003
 POLL_S = 0.0005
 
-Way = Literal["grace", "limit", "limit and grace", "one task"]
-WAYS: tuple[Way, ...] = ("grace", "limit", "limit and grace", "one task")
+Way = Literal["grace", "limit", "limit and grace", "one task", "section"]
+WAYS: tuple[Way, ...] = ("grace", "limit", "limit and grace", "one task", "section")
 
 
 def races(folder: Path, dice: Random, scale: float) -> Findings:
@@ -90,6 +90,9 @@ class _Races:
             draft.options |= {"timeout_s": due_s, "timeout_grace_s": 0.0}
         elif way == "limit and grace":
             draft.options |= {"timeout_s": due_s / 2, "timeout_grace_s": due_s / 2}
+        elif way == "section":  # it opens with the task, and is over half way
+            draft.kinds, draft.seconds = ["guard"], [LASTS_S / 2]
+            due_s = self._dice.uniform(0, 1.2 * LASTS_S)
         elif way == "one task":  # the others are bystanders of the very same batch
             draft.kinds, draft.seconds = ["nap"] * 4, [LASTS_S, 0.0, 0.001, 0.001]
         return _Race(way, self._arena.submit(draft), due_s)
@@ -103,10 +106,10 @@ class _Races:
         if victim is None:
             return False
         grace_s = max(0.0, victim.began + race.due_s - monotonic())
-        if race.way == "grace":
-            self._arena.stop(race.witness, grace_s)
-        else:
+        if race.way == "one task":
             self._arena.stop_task(race.witness, 0, grace_s)
+        else:
+            self._arena.stop(race.witness, grace_s)
         return True
 
     def _finish(self, race: _Race) -> None:

@@ -68,6 +68,7 @@ class Site:
             log,
             draft.kinds,
             timeout_s=draft.options.get("timeout_s"),
+            timeout_grace_s=draft.options.get("timeout_grace_s", 0.0),
             max_attempts=retries.max_attempts if retries is not None else 1,
             tells_every_attempt=False,
         )

@@ -123,9 +123,12 @@ class TaskAudit:
 
     def _judge_time_limit(self, claim: Claim) -> None:
         self._judge_section(claim)
-        limit_s = self._account.timeout_s
-        if limit_s is None or claim.ended - claim.began < limit_s - SLACK_S:
+        limit_s, lasted_s = self._account.timeout_s, claim.ended - claim.began
+        if limit_s is None or lasted_s < limit_s - SLACK_S:
             self._blame("it had not run out of time")
+        elif lasted_s < limit_s + self._account.timeout_grace_s - SLACK_S:
+            if not self._ended[claim.pid]:
+                self._blame("it was killed for its time limit before that grace was over")
 
     def _judge_loss(self, claim: Claim) -> None:
         if self._kind not in FATAL and not self._blows.explain(claim):

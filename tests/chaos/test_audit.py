@@ -107,6 +107,7 @@ def test_a_line_after_the_end_is_found(tmp_path: Path) -> None:
         ([BEGAN, ENDED], RAISED, "look", {}),
         ([BEGAN, ENDED], TIMED_OUT, "look", {}),
         ([BEGAN, ENDED], TIMED_OUT, "look", {"timeout_s": 5.0}),
+        ([BEGAN], TIMED_OUT, "look", {"timeout_s": 0.1, "timeout_grace_s": 5.0}),
         ([BEGAN], KILLED, "look", {}),
         ([BEGAN], KILLED, "look", {"stops": [Ask(9.0, None)]}),
         ([BEGAN], KILLED, "look", {"stops": [Ask(9.0, 5.0)]}),

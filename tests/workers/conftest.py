@@ -31,6 +31,21 @@ def lonely_pool() -> Iterator[Driver]:
         yield driver
 
 
+@pytest.fixture(scope="module")
+def async_workers() -> Iterator[Driver]:
+    """Two workers with the async tasks, for a whole file."""
+    modules = ("tests.workers.good_tasks", "tests.workers.coroutine_tasks")
+    with running_pool(modules=modules) as driver:
+        yield driver
+
+
+@pytest.fixture
+def async_pool(async_workers: Driver) -> Iterator[Driver]:
+    """The same workers for each test: whatever one leaves must not reach the next."""
+    yield async_workers
+    assert async_workers.is_well()
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     """A loop whose thread runs."""

@@ -141,6 +141,8 @@ async def linger(log: str, name: str) -> None:
     finally:
         await asyncio.sleep(0.01)
         write_line(log, f"{name} cleaned up")
+        if name == "quitter":
+            sys.exit("a leftover")
 
 
 @task
@@ -269,6 +271,40 @@ async def section_after_section(log: str, *, stop: StopEvent) -> None:
 
 
 @task
+async def section_after_section_of_another(log: str, *, stop: StopEvent) -> None:
+    """As above, but in a task of the loop's, which the task itself awaits."""
+    is_ending = False
+
+    async def work() -> None:
+        number = 0
+        while not is_ending:
+            number += 1
+            with stop.shield(20):
+                write_line(log, f"half {number}")
+                await asyncio.sleep(0.005)
+                write_line(log, f"whole {number}")
+
+    worker = asyncio.create_task(work())
+    try:
+        await asyncio.sleep(FOR_EVER_S)
+    finally:
+        is_ending = True
+        await worker
+        write_line(log, "left")
+
+
+@task
+async def tidy_in_section(log: str, *, stop: StopEvent) -> None:
+    """The clean-up is a critical section of its own."""
+    try:
+        await asyncio.sleep(FOR_EVER_S)
+    finally:
+        with stop.shield(20):
+            await asyncio.sleep(0.05)
+            write_line(log, "tidied")
+
+
+@task
 async def sections_side_by_side(log: str, *, stop: StopEvent) -> None:
     """Overlapping critical sections of several coroutines, until the task itself is cancelled."""
     is_ending = False
@@ -301,14 +337,6 @@ def read_line(path: str) -> str:
     """Block until somebody writes."""
     with Path(path).open() as file:
         return file.readline()
-
-
-@task
-async def fail_in_section(path: str, *, stop: StopEvent) -> None:
-    """A critical section that fails after the stop has come."""
-    with stop.shield(20):
-        await asyncio.to_thread(read_line, path)
-        raise RuntimeError("half done")
 
 
 @task

@@ -29,6 +29,8 @@ from workers.result import Collector
 MODULES = (
     "tests.workers.good_tasks",
     "tests.workers.vices",
+    "tests.workers.vices_descriptors",
+    "tests.workers.vices_errors",
     "tests.workers.vices_moments",
     "tests.workers.vices_processes",
     "tests.workers.vices_results",
@@ -48,6 +50,11 @@ def eventually(found: Callable[[], Value], limit_s: float = LIMIT_S) -> Value:
             assert value, "it did not happen in time"
             return value
         time.sleep(0.002)  # between two looks at the world outside, not in place of a signal
+
+
+def lines(path: Path) -> list[str]:
+    """What tasks have written down."""
+    return path.read_text().splitlines() if path.exists() else []
 
 
 class Batch(Collector):
@@ -149,6 +156,15 @@ class Driver:
         return eventually(
             lambda: found if len(found := self.pool.running(batch.id)) == number else []
         )
+
+    def waits(self, batch: Batch) -> None:
+        """Return once the batch's only task waits where a stop would end it at once."""
+        eventually(lambda: [task for task in self.pool.running(batch.id) if task.is_waiting])
+
+    def kill_is_put_off(self) -> bool:
+        """Whether some worker is to be killed once its task has left its critical section."""
+        dooms = [worker.doom for worker in list(self.pool.staff.workers.values())]
+        return any(doom is not None and doom.is_waiting for doom in dooms)
 
     def pids(self) -> set[int]:
         """The workers' pids, once all of them are ready and have nothing to do."""

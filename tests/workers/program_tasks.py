@@ -115,14 +115,13 @@ def child_runs(args: list[str], log: str, stop: StopEvent) -> None:
 
 
 @task
-def run_until_alarm(args: list[str], seconds: float) -> str:
+def run_until_alarm(args: list[str]) -> str:
     """A signal handler of the task's own raises in the middle of `run`."""
 
     def ring(*_: object) -> None:
         raise TimeoutError("the task's own alarm")
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         current().run(args)
     except TimeoutError as error:

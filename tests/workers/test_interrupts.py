@@ -12,6 +12,7 @@ import pytest
 from tests.workers.answers import ask_to_stop
 from tests.workers.driver import Driver, eventually, running_pool
 from tests.workers.interrupt_tasks import CALLS
+from tests.workers.stages import open_stage
 from tests.workers.test_service_death import killed_service
 from workers.backend import Ending
 from workers.interrupts import INTERRUPT
@@ -185,6 +186,27 @@ def test_what_a_task_does_to_signals_makes_nobody_deaf(
         last = len(items) - 1
         assert batch.endings()[last] is Ending.STOPPED
         assert batch.outcomes[last].ended < asked + AT_ONCE_S
+
+
+def test_a_block_that_was_never_left_closes_nobody_elses() -> None:
+    """A generator that a task has dropped may be collected at any later time, in another's block."""
+    with open_stage() as scene:
+        forgotten = scene.enter(0).interrupts()
+        forgotten.__enter__()
+        scene.leave()
+        with scene.enter(1).interrupts():
+            looked = scene.page.looked()
+            forgotten.__exit__(None, None, None)
+            can_be_reached = scene.inbox.alarm is not None
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        is_out = scene.inbox.alarm is None
+        forgotten.__exit__(None, None, None)
+
+        assert can_be_reached
+        assert INTERRUPT not in mask
+        assert is_out
+        assert scene.page.looked() >= looked
+        assert not scene.page.is_waiting()
 
 
 @pytest.mark.parametrize("starts_inside", [True, False])

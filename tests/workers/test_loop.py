@@ -194,6 +194,36 @@ def test_a_descriptor_unwatched_in_this_turn_is_not_handled_in_it(
     assert loop.errors == 0
 
 
+def test_the_last_call_of_a_turn_comes_after_all_others_and_in_every_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was submitted together is handed out together; and a failure must not put an end to it."""
+    loop, made = Loop("test"), list[str]()
+    done = threading.Event()
+
+    def last() -> None:
+        made.append("last")
+        if made.count("last") == 2:
+            done.set()
+        raise ValueError("every time")
+
+    def first() -> None:
+        made.append("first")
+        loop.call(made.append, "next turn")
+
+    loop.call(first)
+    loop.call(made.append, "second")
+    loop.call_last(last)
+    loop.start()
+    assert done.wait(LIMIT_S)
+    loop.call(loop.end)
+    assert loop.join(LIMIT_S)
+    loop.close()
+
+    assert made[:5] == ["first", "second", "last", "next turn", "last"]
+    assert "every time" in caplog.text
+
+
 def test_turning_is_proof_of_progress(loop: Loop) -> None:
     """A health probe reads `turned`; a stuck loop does not refresh it, a live one does."""
     stuck, go_on = threading.Event(), threading.Event()

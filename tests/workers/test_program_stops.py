@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -12,7 +13,7 @@ import pytest
 
 from tests.workers.driver import Driver, eventually, running_pool
 from tests.workers.programs import DEAF, SLEEPER, TIDY, alive, shell
-from workers.backend import Ending, Remarks, WorkerState
+from workers.backend import Ending, Remarks
 
 MEBIBYTE = 1 << 20
 KILL_AFTER_S = 0.4
@@ -187,7 +188,7 @@ def test_a_stop_inside_a_shield_waits_for_the_program(pool: Driver, tmp_path: Pa
     batch = pool.submit("run_shielded", [{"args": ["cat", str(fifo)], "log": str(log)}])
     eventually(lambda: pool.running(batch)[0].shielded_until)
     pool.pool.request_stop(batch.id, 0.0)
-    eventually(lambda: WorkerState.CONDEMNED in {w.state for w in pool.pool.view().workers})
+    eventually(pool.kill_is_put_off)
     fifo.write_text("whole\n")
     batch.wait()
 
@@ -291,8 +292,10 @@ def test_a_failure_in_a_worker_says_what_the_program_did(pool: Driver) -> None:
 def test_the_tasks_own_alarm_ends_the_program_too(pool: Driver, tmp_path: Path) -> None:
     """Whatever raises out of `run`, no program is forgotten."""
     log = tmp_path / "log"
-    batch = pool.run("run_until_alarm", args=shell(DEAF, log), seconds=0.3)
+    batch = pool.submit("run_until_alarm", [{"args": shell(DEAF, log)}])
+    eventually(lambda: log.exists() and log.read_text())
+    os.kill(pool.running(batch)[0].pid, signal.SIGALRM)
 
-    assert batch.value() == "the task's own alarm"
+    assert batch.wait().value() == "the task's own alarm"
     assert batch.outcomes[0].remarks is Remarks.NONE
     assert not alive(log)

@@ -200,10 +200,9 @@ def test_a_stop_and_a_time_limit_at_once_make_one_outcome(
     dice, before, log = random.Random(SEED), lasting_pool.pids(), tmp_path / "log"
     endings = []
     for index in range(100):
-        item = {"due": monotonic() + 60, "log": str(log), "index": index}
+        due = monotonic() + LEAD_S + dice.uniform(-SPREAD_S, SWITCH_S + SPREAD_S)
+        item = {"due": due + 60, "log": str(log), "index": index}
         batch = lasting_pool.submit("end_at", [item], timeout_s=LEAD_S)
-        (task,) = lasting_pool.running(batch)
-        due = task.began + LEAD_S + dice.uniform(-SPREAD_S, SWITCH_S + SPREAD_S)
         strike_near(lasting_pool, batch, due, None)
 
         assert batch.endings() in ([Ending.RETURNED], [Ending.TIMED_OUT])
