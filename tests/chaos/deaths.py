@@ -26,7 +26,7 @@ HEARING_S = 1.0
 #: These end by themselves when they see their event set.
 LOOKING = ("look", "wait", "leave", "report", "share", "entrust", "block", "run")
 #: These do not, or leave something behind.
-CARELESS = ("work", "litter", "share", "weave", "guard")
+CARELESS = ("work", "litter", "share", "weave")
 
 
 def deaths(folder: Path, dice: Random, scale: float) -> Findings:

@@ -126,9 +126,11 @@ class TaskAudit:
         limit_s, lasted_s = self._account.timeout_s, claim.ended - claim.began
         if limit_s is None or lasted_s < limit_s - SLACK_S:
             self._blame("it had not run out of time")
-        elif lasted_s < limit_s + self._account.timeout_grace_s - SLACK_S:
-            if not self._ended[claim.pid]:
-                self._blame("it was killed for its time limit before that grace was over")
+        elif (
+            lasted_s < limit_s + self._account.timeout_grace_s - SLACK_S
+            and not (self._ended[claim.pid])
+        ):
+            self._blame("it was killed for its time limit before that grace was over")
 
     def _judge_loss(self, claim: Claim) -> None:
         if self._kind not in FATAL and not self._blows.explain(claim):

@@ -25,8 +25,8 @@ ADDED_PER_S = 40_000_000
 #: How long a process lives on that its task has left behind, if nobody ends it.
 STRAY_S = 20.0
 STRAY_STEP_S = 0.02
-#: How much longer a critical section may take than it does.
-SHIELD_FACTOR = 3
+#: How long a critical section may take: far longer than any does.
+SECTION_S = 10.0
 #: What a child program does with SIGTERM.
 TRAP = "trap 'sleep 0.005; exit' TERM; "
 
@@ -134,7 +134,7 @@ def block(errand: Errand) -> None:
 
 def guard(errand: Errand) -> None:
     """A critical section, within what it asks for; its beginning and its end are written down."""
-    with errand.stop.shield(SHIELD_FACTOR * errand.seconds + STEP_S):
+    with errand.stop.shield(SECTION_S):
         errand.note("shielded")
         time.sleep(errand.seconds)
         errand.note("sealed")
