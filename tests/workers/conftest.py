@@ -34,7 +34,8 @@ def lonely_pool() -> Iterator[Driver]:
 @pytest.fixture(scope="module")
 def async_workers() -> Iterator[Driver]:
     """Two workers with the async tasks, for a whole file."""
-    modules = ("tests.workers.good_tasks", "tests.workers.coroutine_tasks")
+    names = ("good_tasks", "coroutine_tasks", "coroutine_sections")
+    modules = tuple(f"tests.workers.{name}" for name in names)
     with running_pool(modules=modules) as driver:
         yield driver
 
