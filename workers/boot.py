@@ -21,7 +21,7 @@ def boot() -> None:
     service.detach()
     if configuration:
         sys.path[:] = json.loads(configuration)["path"]
-        from workers.warden import main
+        from workers.wardenmain import main
 
         main(descriptor, sys.argv[2:])
 

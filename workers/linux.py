@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -56,6 +58,20 @@ def kill(pid: int) -> None:
     """SIGKILL, as far as it is there and may be killed (not, say, another user's)."""
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
+
+
+def still_alive(handles: list[int], limit_s: float) -> set[int]:
+    """Wait until the processes behind these pidfds have ended; those that have not in time."""
+    poll = select.poll()
+    left = {handle for handle in handles if handle >= 0}
+    for handle in left:
+        poll.register(handle, select.POLLIN)
+    end = monotonic() + limit_s
+    while left and (patience_s := end - monotonic()) > 0:
+        for handle, _ in poll.poll(patience_s * 1000):
+            left.discard(handle)
+            poll.unregister(handle)
+    return left
 
 
 def all_pids() -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import select
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
-from workers import wire
+from workers import linux, wire
 from workers.backend import WorkerState
 from workers.events import Events, manager_address
 from workers.gaps import GapBook
@@ -228,7 +227,7 @@ class Supervisor:
         if not self._is_closing:
             log.error("the warden (pid %s) has died; what ran is lost, a new one starts", link.pid)
         workers = list(self.workers.values())
-        left = still_alive([worker.handle for worker in workers], GONE_LIMIT_S)
+        left = linux.still_alive([worker.handle for worker in workers], GONE_LIMIT_S)
         link.bury()
         for worker in workers:
             unkillable = [worker.pid] if worker.handle in left else []
@@ -290,17 +289,3 @@ class Supervisor:
     def _tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
         if self._link is not None:
             self._link.tell(message, descriptors)
-
-
-def still_alive(handles: list[int], limit_s: float) -> set[int]:
-    """Wait until the processes behind these pidfds have ended; those that have not in time."""
-    poll = select.poll()
-    left = {handle for handle in handles if handle >= 0}
-    for handle in left:
-        poll.register(handle, select.POLLIN)
-    end = monotonic() + limit_s
-    while left and (patience_s := end - monotonic()) > 0:
-        for handle, _ in poll.poll(patience_s * 1000):
-            left.discard(handle)
-            poll.unregister(handle)
-    return left

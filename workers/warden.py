@@ -6,7 +6,6 @@ started by `workers.link` and speaks `workers.wire`.
 
 from __future__ import annotations
 
-import gc
 import os
 import selectors
 import shutil
@@ -17,7 +16,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import current_process
 from os import _exit  # here and now: in a worker, a task may patch the module
 from time import monotonic
 from typing import Any, NoReturn
@@ -25,7 +23,6 @@ from typing import Any, NoReturn
 from workers import events, leftovers, linux, wire
 from workers.birth import become_worker, detach
 from workers.catalog import Catalog
-from workers.errors import CatalogError
 from workers.lastgrace import LastGrace
 from workers.worker import Pipes
 
@@ -295,30 +292,3 @@ class Warden:
                 if os.waitpid(-1, os.WNOHANG)[0] == 0:
                     leftovers.await_exit(min(left), REAP_EVERY_S)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def main(descriptor: int, late: list[str]) -> None:
-    """The warden's process, from its first line to its last."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    linux.set_process_name("quiesce-warden")
-    linux.become_subreaper()
-    service = socket.socket(fileno=descriptor)
-    config: Any = wire.receive(service, peek=True)[0]
-    if config is None:
-        return
-    try:
-        catalog, threaded = Catalog.load_shareable(config["modules"], late)
-    except CatalogError as error:
-        wire.send(service, {"say": "failed", "reason": str(error)})
-        return
-    if threaded:
-        # Its threads cannot be ended, only replaced together with the process they are in.
-        os.set_inheritable(descriptor, True)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], threaded])
-    wire.receive(service)
-    config["late"] = late
-    current_process().authkey = bytes.fromhex(config["authkey"])
-    gc.collect()
-    gc.freeze()
-    Warden(service, config, catalog).run()
