@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,6 +277,23 @@ def test_close_stops_what_runs_and_settles_every_batch() -> None:
 
     assert waiting.wait().endings() == [Ending.RETURNED] + [None] * 4
     assert ignoring.wait().endings() == [Ending.KILLED]
+
+
+def test_each_of_two_closes_returns_when_everything_has_ended() -> None:
+    """Whoever is second may count on the same as the first."""
+    with running_pool() as pool:
+        ignoring = pool.submit("swallow_everything", [{}])
+        pool.running(ignoring, 1)
+
+        def close_and_look(_: int) -> bool:
+            pool.pool.close(0.3)
+            return Path(pool.pool.folder).exists()
+
+        with ThreadPoolExecutor(2) as threads:
+            is_left = list(threads.map(close_and_look, range(2)))
+
+    assert ignoring.wait().endings() == [Ending.KILLED]
+    assert is_left == [False, False]
 
 
 def test_async_result_get_raises_the_first_failure(pool: Driver) -> None:

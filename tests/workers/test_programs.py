@@ -17,9 +17,8 @@ import pytest
 from tests.workers.driver import eventually
 from tests.workers.programs import DEAF, SLEEPER, alive, shell
 from tests.workers.stages import Scene, event_of, open_stage
-from workers import StopEvent, Stopped
+from workers import StopEvent, Stopped, linux
 from workers.inbox import LocalFlag
-from workers.linux import group_members
 
 MEBIBYTE = 1 << 20
 KILL_AFTER_S = 0.4
@@ -149,7 +148,7 @@ def test_fifty_megabytes_come_whole(stop: StopEvent) -> None:
 def test_no_descriptor_and_no_process_is_left(stop: StopEvent, tmp_path: Path) -> None:
     """A worker runs for months."""
     stop.run(["true"])
-    before = sorted(Path("/proc/self/fd").iterdir())
+    before, children = sorted(Path("/proc/self/fd").iterdir()), linux.children()
     for _ in range(5):
         stop.run(ECHO, input=b"x", capture_output=True)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -158,7 +157,7 @@ def test_no_descriptor_and_no_process_is_left(stop: StopEvent, tmp_path: Path) -
             stop.run(["/no/such/program"], input=b"x", capture_output=True)
 
     assert sorted(Path("/proc/self/fd").iterdir()) == before
-    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    assert linux.children() == children
 
 
 def test_a_program_at_its_time_is_asked_before_it_is_killed(
@@ -267,10 +266,10 @@ def test_a_group_has_the_members_that_run(tmp_path: Path) -> None:
     assert leader.stdout is not None
     stranger, ended = (int(leader.stdout.readline()) for _ in range(2))
     try:
-        eventually(lambda: len(group_members(leader.pid)) == 2)
+        eventually(lambda: len(linux.group_members(leader.pid)) == 2)
 
-        assert leader.pid in group_members(leader.pid)
-        assert not {stranger, ended} & {*group_members(leader.pid)}
+        assert leader.pid in linux.group_members(leader.pid)
+        assert not {stranger, ended} & {*linux.group_members(leader.pid)}
     finally:
         os.kill(stranger, signal.SIGKILL)
         os.killpg(leader.pid, signal.SIGKILL)
