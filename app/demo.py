@@ -67,6 +67,7 @@ def run() -> int:
     console = Console(soft_wrap=not sys.stdout.isatty())
     claims = Claims(console)
     root = Path(sysconfig.get_paths()["stdlib"]).resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleaning up
     try:
         with (
             _service(root, claims) as url,

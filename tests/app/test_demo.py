@@ -1,13 +1,17 @@
 """`python -m app demo`: what a stranger runs first."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
 from app.demo import Claims
 from tests.service_process import ROOT
+from workers.linux import pids_with_variable
 
 DEMO_LIMIT_S = 90
 
@@ -28,6 +32,25 @@ def test_the_demonstration_runs_and_all_of_it_is_true() -> None:
     assert run.stdout.count("  ok ") == 12
     assert "  NO " not in run.stdout
     assert "\x1b" not in run.stdout  # not a terminal: no colours
+
+
+def test_a_demonstration_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    """Neither its folders nor its service: whoever tries it out may change their mind."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "demo"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert "The service runs on" in demo.stdout.readline()
+        demo.terminate()
+        assert demo.wait(DEMO_LIMIT_S) == 128 + signal.SIGTERM
+
+    assert pids_with_variable("TMPDIR", str(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_claim_that_is_not_true_is_enough_to_fail() -> None:
