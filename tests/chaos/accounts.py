@@ -41,10 +41,13 @@ class Ask(NamedTuple):
     grace_s: float | None
 
 
-def kill_due(asks: Sequence[Ask]) -> float:
-    """When a kill was allowed: grace counts from the first stop; `inf` if nobody asked for one."""
+def kill_due(asks: Sequence[Ask], first: float = inf) -> float:
+    """When a kill was allowed: grace counts from the first stop; `inf` if nobody asked for one.
+
+    first  when a stop began that had not been asked for; it has no grace of its own
+    """
     graces = [ask.grace_s for ask in asks if ask.grace_s is not None]
-    return asks[0].at + min(graces) if graces else inf
+    return min(first, asks[0].at) + min(graces) if graces else inf
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Account:
     kinds        of errand, by index; "tick" for the shortest
     claims       by index, the attempts in the order in which they were told, the last one final
     finals       by index, how often it was said to have ended for good
+    stopped_itself  when it began to, since a task had failed, at the earliest; `inf`: it did not
     size_at_end  of the log in bytes, when it was said that nothing of the batch runs any more
     """
 
@@ -73,7 +77,7 @@ class Account:
     max_attempts: int = 1
     tells_every_attempt: bool = True
     stops: list[Ask] = field(default_factory=list)
-    stopped_itself: bool = False
+    stopped_itself: float = inf
     task_stops: dict[int, TaskStop] = field(default_factory=dict)
     claims: defaultdict[int, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     finals: Counter[int] = field(default_factory=Counter)
@@ -82,12 +86,12 @@ class Account:
     @property
     def is_stopped(self) -> bool:
         """Whether its event was set."""
-        return bool(self.stops) or self.stopped_itself
+        return bool(self.stops) or self.stopped_itself < inf
 
     def kill_due(self, index: int) -> float:
         """From when on that task may be killed for a stop."""
         of_task = self.task_stops[index].asks if index in self.task_stops else []
-        return min(kill_due(self.stops), kill_due(of_task))
+        return min(kill_due(self.stops, self.stopped_itself), kill_due(of_task))
 
 
 class Blows:

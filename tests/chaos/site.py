@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from math import inf
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -165,7 +166,8 @@ class Site:
         auditor = Auditor(self.findings, self.blows)
         for batch_id, account in self.accounts.items():
             batch = self.client.get(f"/batches/{batch_id}").json()
-            account.stopped_itself = batch["options"]["fail_fast"] and batch["stop"] is not None
+            if batch["options"]["fail_fast"] and batch["stop"] is not None:
+                account.stopped_itself = -inf  # perhaps, and nobody says when
             path: str | None = f"/batches/{batch_id}/tasks?limit={PAGE}"
             while path is not None:
                 page = self.client.get(path).json()

@@ -143,7 +143,11 @@ class TaskAudit:
 
     def _judge_section(self, claim: Claim) -> None:
         """A kill of ours may hit a critical section; one of the product's waits for its end."""
-        mine = [line for line in self._lines if line.pid == claim.pid]
+        mine = [
+            line
+            for line in self._lines
+            if line.pid == claim.pid and claim.began - SLACK_S <= line.at <= claim.ended + SLACK_S
+        ]
         opened = [line.at for line in mine if line.word == "shielded"]
         sealed = sum(line.word == "sealed" for line in mine)
         if len(opened) > sealed and not self._blows.explain(claim):

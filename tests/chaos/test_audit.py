@@ -52,6 +52,27 @@ def test_a_task_that_keeps_its_promises_is_not_blamed(tmp_path: Path) -> None:
     assert judged(tmp_path, [], [], is_final=False, stops=[Ask(9.0, None)]).is_clean
 
 
+def test_the_grace_counts_from_the_first_stop_also_if_nobody_asked_for_it(tmp_path: Path) -> None:
+    """A failure stops a batch that is to fail fast; the DELETE after it only brings the grace."""
+    asked = [Ask(10.15, 0.1)]
+
+    assert judged(tmp_path, [BEGAN], [KILLED], stops=asked, stopped_itself=10.1).is_clean
+    assert not judged(tmp_path, [BEGAN], [KILLED], stops=asked).is_clean
+
+
+def test_each_attempt_answers_for_its_own_critical_section(tmp_path: Path) -> None:
+    """The same worker may run the same task again."""
+    shielded, sealed = f"shielded 0 {P} 1 10.05", f"sealed 0 {P} 1 10.1"
+    again = [f"began 0 {P} 1 20.0", f"shielded 0 {P} 1 20.05", f"ended 0 {P} 1 20.1"]
+    lines = [BEGAN, shielded, sealed, ENDED, *again]
+    later = TIMED_OUT._replace(attempt=2, began=20.0, ended=20.1)
+    found = judged(
+        tmp_path, lines, [TIMED_OUT, later], kind="guard", timeout_s=0.01, max_attempts=2
+    )
+
+    assert found.counts[Broken.WRONGLY_BLAMED] == 1
+
+
 @pytest.mark.parametrize(
     ("lines", "claims", "known"),
     [

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from tests.chaos.accounts import Account, Claim
 from workers.backend import Outcome, StackSample, StopCause
+
+#: What a pool says of itself has happened so long ago at most.
+HEARSAY_S = 0.1
 
 
 class Witness:
@@ -38,7 +42,7 @@ class Witness:
         pass
 
     def stopping(self, cause: StopCause) -> None:  # noqa: ARG002
-        self.account.stopped_itself = True
+        self.account.stopped_itself = monotonic() - HEARSAY_S
 
     def settled(self) -> None:
         self.times_settled += 1
