@@ -7,6 +7,7 @@ import selectors
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
+from os import _exit, getpid  # here and now: a task may patch the module
 from time import monotonic
 from typing import Any
 
@@ -49,8 +50,11 @@ class WatchedSelector(selectors.DefaultSelector):
         super().__init__()
         self._stage, self._stop = stage, stop
         self.is_open = True  # to a stop; not once the task cleans up
+        self._pid = getpid()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if getpid() != self._pid:
+            _exit(0)  # a fork of the task, and what it does to the selector happens to ours too
         if not self.is_open:
             return super().select(timeout)
         self._stop.glance()

@@ -6,8 +6,10 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from os import getpid  # here and now: a task may patch the module
+
+# Bound here and now: a task may patch these modules.
+from os import getpid, kill
+from signal import pthread_kill
 from types import FrameType
 
 from workers.inbox import Inbox
@@ -33,8 +35,7 @@ class Interrupts:
         self.depth = 0
         self.inbox, self.times, self.sections = inbox, times, sections
         self.stop: StopEvent | None = None
-        self.ring = partial(signal.pthread_kill, threading.get_ident(), INTERRUPT)
-        self._pid = getpid()
+        self._main_thread, self._pid = threading.get_ident(), getpid()
         self._handler = self._break_in  # one object, so that it can be recognised
         self._install()
 
@@ -72,6 +73,13 @@ class Interrupts:
     def _install(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
         signal.signal(INTERRUPT, self._handler)
+
+    def ring(self) -> None:
+        """Send the signal to the main thread; from the control thread, which must outlive it."""
+        try:
+            pthread_kill(self._main_thread, INTERRUPT)
+        except OSError:  # so many wait, or so few may, that only this way needs no place among them
+            kill(self._pid, INTERRUPT)
 
     def strike(self) -> None:
         """Raise Stopped if the main thread, which calls, is in a block and a stop is due."""

@@ -149,8 +149,8 @@ class Executioner:
         self._staff.nudge()
         self._drain(worker)
         if not _is_due(worker, doom):
-            return
-        if self._waits_for_shield(worker, doom):  # it may be writing to a slow disk in there
+            self._spare(worker)  # whenever it stands still, it is told to go on
+        elif self._waits_for_shield(worker, doom):  # it may be writing to a slow disk in there
             doom.is_waiting = True
             self._staff.thaw(worker)
             self._look_later(worker, doom)

@@ -25,6 +25,8 @@ LOOK_AT_GROUP_S = 0.02
 #: Not even SIGKILL ends a process that is stuck in the kernel; the worker deals with that.
 KILL_WAIT_S = 5.0
 READ_BYTES = 1 << 16
+#: More than `poll` takes at once is waited for in turns.
+MAX_POLL_S = 86_400.0
 
 StrPath = str | os.PathLike[str]
 Command = StrPath | Sequence[StrPath]
@@ -135,7 +137,9 @@ class Program:
 
     def ready(self, timeout_s: float) -> list[tuple[int, int]]:
         """Wait until there is something to `take`, at most so long."""
-        return self._poll.poll(None if timeout_s == inf else ceil(timeout_s * 1000))
+        return self._poll.poll(
+            None if timeout_s == inf else ceil(min(timeout_s, MAX_POLL_S) * 1000)
+        )
 
     def take(self, ready: list[tuple[int, int]]) -> None:
         """Read what it has written, write what it may read, note its end."""

@@ -89,6 +89,13 @@ class Stage:
         was_shielded, self.was_shielded = self.was_shielded, False
         return stop.noticed, was_shielded
 
+    def forget_late(self) -> None:
+        """What a thread of the task did here after the task had ended is not the next task's."""
+        self.present, self.was_shielded = None, False
+        self._times[WORST_GAP] = 0.0
+        self.sections.clear()
+        self._show_sections()
+
     def close(self) -> None:
         """The lease has ended."""
         self._lease = None
@@ -138,10 +145,12 @@ class Stage:
         """A block that a stop breaks into."""
         if self.is_async:
             raise RuntimeError("an async task is cancelled at its next await, without interrupts()")
+        self.stop_event()  # whoever's the event: what is left open here is closed with this task
         return self.interrupting.block(stop)
 
     def shield(self, seconds: float) -> AbstractContextManager[None]:
         """A block that a kill waits for."""
+        self.stop_event()  # as above
         return Section(self, min(seconds, self._max_shield_s))
 
     @property

@@ -153,8 +153,12 @@ class Stops:
     def tasks_ended(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         """These have been told: answer whoever waits for one of them, if nothing of it runs."""
         for outcome in outcomes:
-            if not outcome.remarks & Remarks.LEFT_THREADS:
+            # It may be that of an earlier attempt, whose worker has gone long ago.
+            if not outcome.remarks & Remarks.LEFT_THREADS or not self._is_there(outcome.pid):
                 self._settle_task(job, outcome.index)
+
+    def _is_there(self, pid: int) -> bool:
+        return any(worker.pid == pid for worker in self._staff.workers.values())
 
     def lease_ended(self, held: Held) -> None:
         """Nothing of its tasks runs any more, whatever they left."""

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from array import array
+from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -56,11 +57,16 @@ def run_task(
 
     raises  whatever the task raises, `Stopped` included; ParametersInvalid and ResultNotJson as a
             worker would report them; CatalogError if the service would not take the function;
-            RuntimeError outside the main thread, where no worker runs a task
+            RuntimeError outside the main thread, where no worker runs a task, and for an async
+            task inside an event loop
     """
     spec, item = _prepare(function, parameters)
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("run_task works in the main thread only")
+    if spec.is_async and _get_running_loop() is not None:
+        raise RuntimeError(
+            f"run_task starts an event loop for {spec.name}: call it outside of yours"
+        )
     with _stage(spec, item) as (stage, inbox, stop), _stopping(inbox, stop_after):
         arguments = spec.parse(item)
         for name, wanted in spec.injected.items():

@@ -110,10 +110,16 @@ class Warden:
                 self._last_grace.waive()
 
     def _act(self, child: Child, action: str) -> None:
-        """Signal a worker's group: its leader is unreaped, so the number is still its own."""
+        """Signal a worker; it is unreaped, so the number is still its own.
+
+        A freeze is for the worker alone: it could not stand still while it starts a program by
+        vfork, and waits for a child of its group that stands still.
+        """
         child.is_freezing = action == "freeze"
-        number = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "kill": signal.SIGKILL}[action]
-        self._signal_group(child.pid, number)
+        if action == "kill":
+            self._signal_group(child.pid, signal.SIGKILL)
+        else:
+            os.kill(child.pid, signal.SIGSTOP if child.is_freezing else signal.SIGCONT)
 
     def _tell(self, message: wire.Message, descriptors: list[int] | None = None) -> None:
         if not self._last_grace.has_begun:

@@ -183,7 +183,7 @@ class Worker:
         """Put back what a task changed and end what it left: (ended, noticed, flags to report)."""
         if getpid() != self._pid:
             _exit(0)  # a task that forked and returned in both: this is not the worker
-        ended = monotonic()
+        ended, has_more_threads = monotonic(), running_threads() > self._threads
         noticed, was_shielded = self._stage.leave_task(ended)
         lasted_s, is_last = ended - began, not self._inbox.has_more()
         flags = _SHIELDED if was_shielded else 0
@@ -197,9 +197,10 @@ class Worker:
             self._check_pipes()
         if (is_last or has_forked) and self._end_children():
             flags |= _LEFT_PROCESSES
-        has_more_threads = running_threads() > self._threads
         if self._stage.strays or (has_more_threads and leftovers.await_threads(self._threads)):
             flags |= _LEFT_THREADS
+        elif has_more_threads:
+            self._stage.forget_late()
         if is_last and not (flags & _LEFT_THREADS or self._is_unfit):
             flags |= _LAST
         return ended, noticed, flags

@@ -318,3 +318,18 @@ async def share_page(log: str) -> str:
     os.waitpid(pid, 0)  # noqa: ASYNC222  # it takes no time
     await asyncio.sleep(0.01)
     return "parent"
+
+
+@task
+async def return_in_fork(way: str) -> str:
+    """Fork, and do in the child what is left of the loop to do; in the parent, wait for ever."""
+    pid = os.fork()
+    if pid == 0:
+        if way == "exit":
+            sys.exit()
+        if way == "await":
+            await asyncio.sleep(0.01)
+        return "child"
+    os.waitpid(pid, 0)  # noqa: ASYNC222  # as above
+    await asyncio.sleep(FOR_EVER_S)
+    return "parent"

@@ -198,6 +198,18 @@ def keep_event(*, stop: StopEvent) -> bool:
 
 
 @task
+def leave_thread_that_looks() -> None:
+    """A thread that finds, as soon as the task has ended, that the event is not its own any more."""
+    own = current()
+
+    def look() -> None:
+        while current() is own:
+            time.sleep(0.001)
+
+    threading.Thread(target=look).start()
+
+
+@task
 def tell_remaining(path: str, *, stop: StopEvent) -> list[float | None]:
     """What is left of the time limit, now and after a while."""
     first = stop.remaining()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import select
 import signal
 import socket
@@ -195,6 +196,9 @@ def ruin_signals_and_block(way: str, log: str = "", *, stop: StopEvent) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     elif way == "unblock":
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    elif way == "limit":
+        _, hard = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, hard))
     if log:
         block_in("sleep", log, stop=stop)
 

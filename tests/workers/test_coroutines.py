@@ -141,6 +141,19 @@ def test_a_loop_that_waits_is_woken_at_once(async_pool: Driver) -> None:
     assert sorted(took)[len(took) // 2] < RING_EVERY_S
 
 
+@pytest.mark.parametrize("way", ["return", "exit", "await"])
+def test_a_fork_that_goes_on_in_the_loop_makes_nobody_deaf(async_pool: Driver, way: str) -> None:
+    """What it closes and reads there is the worker's too: the stop would wake nobody any more."""
+    batch = async_pool.submit("return_in_fork", [{"way": way}])
+    async_pool.waits(batch)
+    asked = monotonic()
+    async_pool.stop(batch)
+
+    outcome = batch.outcomes[0]
+    assert outcome.ending is Ending.STOPPED
+    assert outcome.ended < asked + SOON_S
+
+
 def test_what_is_done_is_kept_when_the_cancellation_is_caught(async_pool: Driver) -> None:
     """As with any task that returns after it was asked to stop."""
     batch = async_pool.submit("keep_what_is_done", [{}])

@@ -11,6 +11,7 @@ from tests.workers.driver import Driver, eventually, running_pool
 from tests.workers.test_gaps import MODULES
 from tests.workers.test_interrupts import lines
 from workers import current
+from workers.backend import Remarks
 from workers.errors import NotInTask, WorkersError
 
 OUTSIDE = "current() is for code that a task calls; no task runs in this process"
@@ -56,6 +57,17 @@ def test_each_task_has_an_event_of_its_own() -> None:
         batch = pool.submit("keep_event", [{}] * 500).wait()
 
         assert all(batch.value(index) for index in range(500))
+
+
+def test_a_thread_that_asks_too_late_asks_for_no_other_task() -> None:
+    """What it finds between two tasks is not handed to the next, which may be another batch's."""
+    with running_pool(workers=1, modules=MODULES) as pool:
+        first = pool.run("leave_thread_that_looks")
+        next_one = pool.submit("tell_remaining", [{"path": ""}], timeout_s=60.0).wait()
+
+        assert first.outcomes[0].remarks == Remarks.NONE
+        assert first.outcomes[0].pid == next_one.outcomes[0].pid
+        assert None not in next_one.value()
 
 
 @pytest.mark.parametrize("asks_before", [True, False])

@@ -163,7 +163,7 @@ def test_a_forked_child_is_told_that_it_is_not_the_worker(pool: Driver, block: s
 
 
 @pytest.mark.parametrize("next_one", ["the same task", "the same batch", "another batch"])
-@pytest.mark.parametrize("way", ["default", "ignore", "handle", "block", "unblock"])
+@pytest.mark.parametrize("way", ["default", "ignore", "handle", "block", "unblock", "limit"])
 def test_what_a_task_does_to_signals_makes_nobody_deaf(
     tmp_path: Path, way: str, next_one: str
 ) -> None:

@@ -58,6 +58,7 @@ def scene() -> Iterator[Scene]:
     ("args", "options"),
     [
         (["echo", "hello"], {"capture_output": True}),
+        (["echo", "hello"], {"timeout": 1e7}),
         (["echo", "hello"], {"capture_output": True, "text": True}),
         (["printf", "a\\r\\nb\\rc"], {"capture_output": True, "text": True}),
         (["sh", "-c", "echo out; echo error >&2; exit 3"], {"capture_output": True}),

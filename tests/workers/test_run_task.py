@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -139,3 +140,15 @@ def test_outside_the_main_thread_no_task_is_run() -> None:
     thread.join()
 
     assert [str(error) for error in caught] == ["run_task works in the main thread only"]
+
+
+def test_inside_an_event_loop_no_async_task_is_run() -> None:
+    """It needs one of its own, which the interpreter would refuse only half-way through."""
+
+    async def body() -> None:
+        run_task(nap, seconds=0.01)
+
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(body())
+
+    assert str(caught.value) == "run_task starts an event loop for nap: call it outside of yours"

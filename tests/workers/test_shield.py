@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 
 from tests.workers.answers import ask_to_stop
 from tests.workers.driver import Batch, Driver, eventually, running_pool
+from tests.workers.stages import LEASE, open_stage
 from tests.workers.test_interrupts import lines, says
 from tests.workers.test_service_death import killed_service
 from workers.backend import Ending, Remarks
+from workers.interrupts import INTERRUPT
 from workers.link import MARK_VARIABLE
 from workers.linux import pids_with_variable
 
@@ -304,6 +307,23 @@ def test_a_section_never_left_ends_with_its_task(log: Path, fifo: Path) -> None:
 
         assert pool.running(ignoring)[0].shielded_until == 0.0
         assert pool.stop(ignoring, grace_s=0.0).outcomes[0].remarks == Remarks.NONE
+
+
+@pytest.mark.parametrize("block", ["shield", "interrupts"])
+def test_what_is_left_open_by_an_earlier_tasks_event_ends_with_the_present_task(block: str) -> None:
+    """Code that has kept an event uses it in later tasks, which need not have asked for theirs."""
+    with open_stage() as scene:
+        kept = scene.enter(0)
+        scene.leave()
+        scene.inbox.take()
+        scene.page.enter(LEASE, 1, monotonic())
+        (kept.shield(20.0) if block == "shield" else kept.interrupts()).__enter__()
+        scene.leave()
+
+        assert scene.page.shielded_until() == 0.0
+        assert not scene.stage.is_shielded
+        assert not scene.page.is_waiting()
+        assert INTERRUPT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_fork_of_the_task_goes_no_further_than_its_section_either(
