@@ -70,7 +70,7 @@ def refuse_query(query: bytes) -> None:
     names = dict.fromkeys(name for name, _ in parse_qsl(query.decode("latin-1"), True))
     known = {LABEL, *_members()}
     mistakes = [
-        FieldError(name, "belongs into the body, if that is JSON", "query")
+        FieldError(name, "belongs in the body, if that is JSON", "query")
         if name in known
         else _unknown(name)
         for name in names
@@ -101,6 +101,7 @@ def described_parameters() -> Iterator[Json]:
             "type": "array",
             "items": {"type": "string", "pattern": pattern},
             "maxItems": MAX_LABELS,
+            "uniqueItems": True,  # that no key may be repeated, it cannot say
         },
     }
 

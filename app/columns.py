@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from mmap import mmap
 from typing import NamedTuple
@@ -128,6 +128,28 @@ class Columns:
         state = self.state(index)
         return None if state is None else self._row(self._row_of[index], state)
 
+    def rows(self, indexes: Iterable[int], most_bytes: int) -> list[Row]:
+        """Tasks that have ended, until their payloads reach `most_bytes`."""
+        rows, size = [], 0
+        for index in indexes:
+            row = self.row(index)
+            assert row is not None
+            rows.append(row)
+            size += len(row.payload)
+            if size >= most_bytes:
+                break
+        return rows
+
+    def count_within(self, indexes: Iterable[int], most_bytes: int) -> int:
+        """How many of these tasks there are until their payloads reach `most_bytes`."""
+        count, size = 0, 0
+        for count, index in enumerate(indexes, start=1):  # noqa: B007  # the last one is told
+            if self.state(index) is not None:
+                size += self._payload_size(self._row_of[index])
+            if size >= most_bytes:
+                break
+        return count
+
     def late_rows(self, first: int, moment: float) -> Iterator[Row]:
         """The rows from the `first`-th on of tasks that ran until `moment` or later."""
         for number in range(first, len(self)):
@@ -197,6 +219,11 @@ class Columns:
             self._rows = bytearray()
             self._text = bytearray()
         return self._states
+
+    def _payload_size(self, number: int) -> int:
+        at = number * ROW_BYTES
+        start = _ROW.unpack_from(self._rows, at - ROW_BYTES)[_END] if number else 0
+        return int(_ROW.unpack_from(self._rows, at)[_END] - start)
 
     def _row(self, number: int, state: TaskState) -> Row:
         at = number * ROW_BYTES

@@ -39,7 +39,7 @@ def forecast(
     """How long a task would take to end, were it asked to stop now.
 
     gaps       of its function: a task that never looks has one gap, its whole duration
-    kill_in_s  when the grace is over, counted from now; None if nothing will be killed
+    kill_in_s  when the first grace is over, counted from now; None if nothing will be killed
     """
     shield_s = shield_left_s(task, now)
     found = _by_itself(task, gaps, now)

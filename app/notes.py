@@ -77,6 +77,14 @@ class Notes:
             stack=self.stacks.get(at),
         )
 
+    def tighten(self, batch_stop: StopRow) -> None:
+        """Stops of single tasks that are under way are over when that of their batch kills."""
+        if batch_stop.kill_at is None:
+            return
+        for index, stop in self.stops.items():
+            if stop.settled is None:
+                self.stops[index] = stop.joined(round(batch_stop.kill_at - stop.requested, 6))
+
     def settle_stop(self, index: int, now: float) -> None:
         """Nothing of this task runs any more."""
         stop = self.stops[index]

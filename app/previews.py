@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from time import monotonic
 
 from app.forecast import Basis, Forecast, forecast, longest_s, shield_left_s, silent_s
 from app.glance import Glance, TaskGlance
 from app.lifecycle import TaskState
-from app.rows import StopRow, TaskRow
+from app.rows import BatchRow, StopRow, TaskRow
 from app.schemas import PreviewedTask, StopPreview
 from workers.backend import Gaps, RunningTask
 
@@ -24,7 +24,7 @@ def preview(glance: Glance, gaps: Mapping[str, Gaps]) -> StopPreview:
     row, now, known = glance.row, monotonic(), gaps.get(glance.row.given.task)
     stop = row.stop or StopRow(now, None, row.given.options.grace)
     running = sorted(_running(glance), key=lambda pair: pair[0].index)
-    ends = [_end(page, [stop, task.stop], known, now) for task, page in running]
+    ends = [_end(page, _kills(row, page, stop, task.stop), known, now) for task, page in running]
     return StopPreview.model_construct(
         batch=row.given.id,
         state=row.state,
@@ -47,7 +47,7 @@ def ends_of(glance: Glance | TaskGlance, gaps: Mapping[str, Gaps]) -> list[Forec
         batch, tasks = glance, glance.record.still_running(glance.running)
     row, now, known = batch.row, monotonic(), gaps.get(batch.row.given.task)
     pairs = [(task, task.page) for task in tasks if task.page is not None]
-    ends = [_end(page, [row.stop, task.stop], known, now) for task, page in pairs]
+    ends = [_end(page, _kills(row, page, row.stop, task.stop), known, now) for task, page in pairs]
     return [*ends, _STUCK] if batch.unkillable else ends
 
 
@@ -56,12 +56,20 @@ def _running(glance: Glance) -> list[tuple[TaskRow, RunningTask]]:
     return [(task, task.page) for task in found if task.page is not None]
 
 
-def _end(
-    page: RunningTask, stops: Iterable[StopRow | None], gaps: Gaps | None, now: float
-) -> Forecast:
-    """When a task ends by itself, or is killed by the first of its stops."""
-    kills = [stop.kill_at - now for stop in stops if stop is not None and stop.kill_at is not None]
-    return forecast(page, gaps, now, min(kills, default=None))
+def _end(page: RunningTask, kills: Iterable[float], gaps: Gaps | None, now: float) -> Forecast:
+    """When a task ends by itself, or is killed."""
+    first = min(kills, default=None)
+    return forecast(page, gaps, now, None if first is None else first - now)
+
+
+def _kills(row: BatchRow, page: RunningTask, *stops: StopRow | None) -> Iterator[float]:
+    """When a task would be killed: by each stop that has a grace, and by its time limit."""
+    options = row.given.options
+    if options.timeout is not None:
+        yield page.began + options.timeout + options.timeout_grace
+    for stop in stops:
+        if stop is not None and stop.kill_at is not None:
+            yield stop.kill_at
 
 
 def _previewed(
@@ -76,7 +84,7 @@ def _previewed(
         usual_gap=_rounded(gaps.p99_s) if gaps is not None and gaps.p99_s else None,
         waiting=page.is_waiting,
         shield_left=_rounded(shield_left_s(page, now)) if page.shielded_until else None,
-        stack_taken=task.stack is not None,
+        stack_taken=task.stack is not None and task.stack.attempt == page.attempt,
         predicted=_rounded_or_none(end.seconds),
         basis=end.basis,
     )

@@ -221,7 +221,7 @@ async def _answer_unexpected(request: Request, error: Exception) -> Response:
 
 def _field_error(found: Mapping[str, Any]) -> FieldError:
     where, *rest = found["loc"]
-    name = ".".join(str(part) for part in rest)
+    name = str(rest[0]) if rest else ""  # behind it: which of several values, or of its forms
     return FieldError(name, found["msg"], where)
 
 

@@ -10,11 +10,13 @@ from itertools import islice
 from app.columns import ENDING_OF, Columns, Row
 from app.lifecycle import BATCH_MOVES, FINAL, BatchState, TaskState, batch_end
 from app.notes import Notes
-from app.rows import BatchRow, Grace, GraceAsked, NewBatchRow, StopRow, TaskRow
+from app.rows import BatchRow, GraceAsked, NewBatchRow, StopRow, TaskRow
 from workers.backend import Ending, Outcome, RunningTask, StackSample
 
 #: About what a record takes besides its tasks' columns, for the limit on ended batches.
 RECORD_BYTES = 4_096
+#: A page of tasks is written in one go, so it ends where their results reach this.
+PAGE_BYTES = 1 << 20
 
 _UNDER_WAY = frozenset({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING})
 _NO_COUNTS = dict.fromkeys(TaskState, 0)
@@ -107,13 +109,16 @@ class Record:
                 return None
             if self._stop is None:
                 self._move({BatchState.QUEUED, BatchState.RUNNING}, BatchState.STOPPING)
-                self._stop = self._first_stop(now, reason, grace_s)
+                stop = self.given.first_stop(now, reason, grace_s, len(self._columns))
                 self._failed_fast = failed_fast
-                self._version += 1
-            elif (stop := self._stop.joined(grace_s)) is not self._stop:
+            else:
+                stop = self._stop.joined(grace_s)
+            if stop is not self._stop:
                 self._stop = stop
                 self._version += 1
-            return self._stop
+                if self._notes is not None:
+                    self._notes.tighten(stop)
+            return stop
 
     def request_task_stop(
         self, index: int, now: float, reason: str | None, grace_s: GraceAsked
@@ -130,7 +135,7 @@ class Record:
             # The outcome of a stopped task may be here while something it left is still ended.
             if has_ended and (known is None or known.settled is not None):
                 return None
-            stop = known or self._stop or self._first_stop(now, reason, grace_s)
+            stop = known or self._stop or self.given.first_stop(now, reason, grace_s)
             self._noted().stops[index] = stop = stop.joined(grace_s)
             return stop
 
@@ -222,13 +227,20 @@ class Record:
         running: Mapping[int, RunningTask],
         start: int,
         limit: int,
-    ) -> list[TaskRow]:
-        """At most `limit` tasks in one of `states`, in index order from `start` on."""
+        most_bytes: int = PAGE_BYTES,
+    ) -> tuple[list[TaskRow], int | None]:
+        """A page of tasks in one of `states`, in index order from `start` on: at most `limit`.
+
+        Ends early, after at least one task, when the payloads reach `most_bytes`.
+        returns  the tasks, and the index of the next; None if there is none
+        """
         with self._lock:
             pages = {} if self._state in FINAL else running
             opened = {at: page for at, page in pages.items() if self._columns.state(at) is None}
-            found = self._columns.find(states, self._open_state(), opened, start, limit)
-            return [self._task(index, opened) for index in found]
+            found = self._columns.find(states, self._open_state(), opened, start, limit + 1)
+            count = self._columns.count_within(found[:limit], most_bytes)
+            tasks = [self._task(index, opened) for index in found[:count]]
+            return tasks, found[count] if count < len(found) else None
 
     def ended_tasks(self) -> int:
         """How many tasks have ended."""
@@ -240,16 +252,7 @@ class Record:
         Ends early, after at least one row, when the payloads reach `most_bytes`.
         """
         with self._lock:
-            found = self._columns.next_ended(start, stop, before)
-            rows, size = [], 0
-            for index in found:
-                row = self._columns.row(index)
-                assert row is not None
-                rows.append(row)
-                size += len(row.payload)
-                if size >= most_bytes:
-                    break
-        return rows
+            return self._columns.rows(self._columns.next_ended(start, stop, before), most_bytes)
 
     def _task(self, index: int, running: Mapping[int, RunningTask]) -> TaskRow:
         row, page = self._columns.row(index), None
@@ -260,10 +263,6 @@ class Record:
             state = self._open_state() if page is None else TaskState.RUNNING
         task = TaskRow(index, state, row, page)
         return task if self._notes is None else self._notes.added_to(task)
-
-    def _first_stop(self, now: float, reason: str | None, grace_s: GraceAsked) -> StopRow:
-        first_s = self.given.options.grace if isinstance(grace_s, Grace) else grace_s
-        return StopRow(now, reason, first_s, len(self._columns))
 
     def _noted(self) -> Notes:
         if self._notes is None:

@@ -76,6 +76,13 @@ class NewBatchRow(NamedTuple):
     labels: Mapping[str, str] = MappingProxyType({})
     options: BatchOptions = DEFAULT_OPTIONS
 
+    def first_stop(
+        self, now: float, reason: str | None, grace_s: GraceAsked, first_row: int = 0
+    ) -> StopRow:
+        """A stop of the batch, or of one of its tasks, that nobody has asked for before."""
+        own_s = self.options.grace if isinstance(grace_s, Grace) else grace_s
+        return StopRow(now, reason, own_s, first_row)
+
 
 class BatchRow(NamedTuple):
     """A batch as it was at one moment; the counts add up to the total.

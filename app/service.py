@@ -190,10 +190,10 @@ class Service:
         start = 0 if cursor is None else decode_index(cursor)
         chosen = frozenset(states) or frozenset(TaskState)
         pages = {task.index: task for task in glance.running}
-        found = glance.record.tasks(chosen, pages, start, limit + 1)
-        following = encode(found[limit].index) if len(found) > limit else None
-        tasks = [self.views.task(task, glance.unkillable) for task in found[:limit]]
-        return TaskPage.model_construct(next=following, tasks=tasks)
+        found, following = glance.record.tasks(chosen, pages, start, limit)
+        after = None if following is None else encode(following)
+        tasks = [self.views.task(task, glance.unkillable) for task in found]
+        return TaskPage.model_construct(next=after, tasks=tasks)
 
     def glance_at_task(self, batch_id: str, index: int) -> TaskGlance:
         """Look at one task. Raises BatchNotFound, TaskRecordNotFound."""

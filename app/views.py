@@ -221,7 +221,9 @@ def fingerprint(row: BatchRow, running: Iterable[RunningTask], unkillable: Colle
     """A strong ETag: equal only if the batch would be sent byte for byte as before."""
     if row.state in FINAL:
         return f'"{row.version}"'
-    now = hash((tuple((task.index, task.attempt) for task in running), tuple(unkillable)))
+    tells = row.stop is not None  # of critical sections, in its receipt
+    pages = tuple((task.index, task.attempt, tells and _is_shielded(task)) for task in running)
+    now = hash((pages, tuple(unkillable)))
     return f'"{row.version}-{now & 0xFFFFFFFFFFFFFFFF:x}"'
 
 

@@ -136,10 +136,10 @@ def table(first: str) -> list[list[str]]:
     return rows
 
 
-def recipe(target: str) -> str:
-    """What `make TARGET` comes down to, by make's own word."""
+def recipe(*asked: str) -> str:
+    """What `make ASKED` comes down to, by make's own word."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    words = ["make", "--dry-run", target]
+    words = ["make", "--dry-run", *asked]
     run = subprocess.run(words, cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     return run.stdout.splitlines()[-1].removeprefix("exec ")
 

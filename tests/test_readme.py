@@ -46,7 +46,7 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "make demo\n",
     "docker compose up --build\n",
-    ".venv/bin/python -m pytest test_packing.py\n",
+    "make pytest ARGS=test_packing.py\n",
 }
 
 #: What a StopEvent has for the worker around it, not for tasks.
@@ -125,12 +125,13 @@ def save_examples(folder: Path) -> list[str]:
 
 
 def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
-    """With the very command; here from another folder, with another interpreter."""
+    """With what the command comes down to; here from another folder, with another interpreter."""
     assert save_examples(tmp_path) == ["packing.py", "test_packing.py"]
     (command,) = (
         block.text for block in BLOCKS if "pytest" in block.text and block.language == "sh"
     )
-    python, *words = command.split()
+    make, *asked = command.split()
+    python, *words = recipe(*asked).split()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     run = subprocess.run(
         [sys.executable, *words],
@@ -142,7 +143,7 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert python == ".venv/bin/python"
+    assert (make, python) == ("make", ".venv/bin/python")
     assert "2 passed" in run.stdout, run.stdout
 
 

@@ -105,7 +105,7 @@ class Program:
 
     def __init__(self, args: Command, given: str | bytes | None, options: Options) -> None:
         """Start it. Raises what `subprocess.Popen` does."""
-        self._process = _start(args, given is not None, options)
+        self._process = _Child()
         self._left = memoryview(given.encode() if isinstance(given, str) else given or b"")
         self._pipes: dict[int, IO[bytes]] = {}
         self._read: dict[int, list[bytes]] = {}
@@ -114,6 +114,7 @@ class Program:
         self.returncode = 0
         self._poll = select.poll()
         try:
+            self._process.start(args, is_fed=given is not None, options=options)
             self._handle = os.pidfd_open(self._process.pid)
             self._poll.register(self._handle, select.POLLIN)
             if self._process.stdin is not None:
@@ -222,27 +223,43 @@ class Program:
 
     def _close(self) -> None:
         """Reap it; kill it first if something went wrong before it ended."""
-        if not self._has_ended:
+        if not self._has_ended and self._process.is_there:
+            self._process.kill()  # it may not lead its group yet
             self._signal(signal.SIGKILL)
         for pipe in self._pipes.values():
             pipe.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.returncode = self._process.wait(KILL_WAIT_S)
+        if self._process.is_there:
+            with suppress(subprocess.TimeoutExpired):
+                self.returncode = self._process.wait(KILL_WAIT_S)
         if self._handle >= 0:
             os.close(self._handle)
 
 
-def _start(args: Command, is_fed: bool, options: Options) -> subprocess.Popen[bytes]:
-    chosen: dict[str, Any] = {"stdin": subprocess.DEVNULL, **options}
-    if is_fed:
-        if "stdin" in options:
-            raise ValueError("either input or stdin, not both")
-        chosen["stdin"] = subprocess.PIPE
-    if chosen.pop("capture_output", False):
-        if "stdout" in options or "stderr" in options:
-            raise ValueError("either capture_output or stdout and stderr, not both")
-        chosen["stdout"] = chosen["stderr"] = subprocess.PIPE
-    return subprocess.Popen(args, bufsize=0, process_group=0, **chosen)
+class _Child(subprocess.Popen[bytes]):
+    """A process that is known before it is there: a signal's handler may raise while it starts."""
+
+    pid = 0
+
+    def __init__(self) -> None:
+        """Not started yet."""
+
+    def start(self, args: Command, *, is_fed: bool, options: Options) -> None:
+        """Start it, as the leader of a group of its own."""
+        chosen: dict[str, Any] = {"stdin": subprocess.DEVNULL, **options}
+        if is_fed:
+            if "stdin" in options:
+                raise ValueError("either input or stdin, not both")
+            chosen["stdin"] = subprocess.PIPE
+        if chosen.pop("capture_output", False):
+            if "stdout" in options or "stderr" in options:
+                raise ValueError("either capture_output or stdout and stderr, not both")
+            chosen["stdout"] = chosen["stderr"] = subprocess.PIPE
+        super().__init__(args, bufsize=0, process_group=0, **chosen)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was started, and has not been reaped."""
+        return bool(self.pid) and self.returncode is None
 
 
 def _as_text(output: bytes) -> str:

@@ -121,7 +121,7 @@ class TaskListParameters(_Parameters):
     state: Annotated[TaskStates, Field(max_length=MAX_FILTER_VALUES)] = []
     """States, or `active`, or `final`; repeatable, any of them matches."""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
-    """How many tasks a page has at most."""
+    """How many tasks a page has at most; it has fewer if their results reach 1 MiB before."""
     cursor: Cursor = None
     """The `next` of the page before."""
 

@@ -39,7 +39,8 @@ class PreviewedTask(View):
     """What that is told from. `waiting`: it would end at once. `usual`: 99 of 100 gaps of its
     function end by then. `worst`: it has gone without a look for longer than usual, and the longest
     gap so far ends then. `silence`: for longer than ever seen, so as long again as it already has.
-    `grace`: it would be killed then. `unknown`: nothing is known of its function yet."""
+    `grace`: it would be killed then, by a stop or for its time limit. `unknown`: nothing is known of
+    its function yet."""
 
 
 class StopPreview(View):

@@ -26,12 +26,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def match_query_and_body(case: Any) -> None:
-    """All of a batch in JSON is in its body. Beside lines, the query has at least the task, and the
-    lines are its items: to a schema they are any text.
+    """All of a batch in JSON is in its body. Beside lines, the query has at least the task, and each
+    label once; the lines are its items: to a schema they are any text.
     """
     if case.media_type == NDJSON:
         case.query = {"task": "countdown", **(case.query or {})}
         case.body = LINES.get(str(case.query["task"]), NO_ITEM)
+        if isinstance(labels := case.query.get("label"), list):
+            case.query["label"] = [*{str(one).partition(":")[0]: one for one in labels}.values()]
     else:
         case.query = {}
 

@@ -149,12 +149,12 @@ def test_every_mistake_in_a_query_is_named_at_once_but_not_for_ever() -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("task=measure", {"task": "belongs into the body, if that is JSON"}),
+        ("task=measure", {"task": "belongs in the body, if that is JSON"}),
         (
             "priority=1&priority=2&label=a:b&speed=1",
             {
-                "priority": "belongs into the body, if that is JSON",
-                "label": "belongs into the body, if that is JSON",
+                "priority": "belongs in the body, if that is JSON",
+                "label": "belongs in the body, if that is JSON",
                 "speed": "Unknown parameter",
             },
         ),
@@ -181,3 +181,12 @@ def test_a_parameter_is_described_without_what_a_form_would_send_by_itself() -> 
         assert not {"default", "examples", "title"} & {*parameter["schema"]}
     assert "Default: 5.0." in described["timeout_grace"]["description"]
     assert described["max_attempts"]["schema"]["maximum"] == 100
+
+
+def test_the_same_label_twice_is_refused_as_described() -> None:
+    """What the schema lets by is taken, as far as a schema can tell."""
+    (label,) = (one["schema"] for one in described_parameters() if one["name"] == "label")
+    with pytest.raises(RequestInvalid):
+        read_lines(b"", "task=measure&label=a:b&label=a:b")
+
+    assert label["uniqueItems"] is True

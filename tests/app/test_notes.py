@@ -8,6 +8,7 @@ import pytest
 from app.glance import Glance, TaskGlance
 from app.lifecycle import BatchState, TaskState
 from app.notes import KEPT_STACK_CHARS, KEPT_STACKS, MAX_STACK_CHARS
+from app.previews import preview
 from app.record import Record
 from app.results import result_lines
 from app.rows import Grace, NewBatchRow
@@ -43,7 +44,7 @@ def test_the_counts_add_up_when_single_tasks_are_skipped(store: Store) -> None:
         2,
     )
     assert (at_the_end[T.SKIPPED], at_the_end[T.SUCCEEDED]) == (4, 1)
-    assert [task.index for task in record.tasks({T.SKIPPED}, {}, 0, 9)] == [1, 2, 3, 4]
+    assert [task.index for task in record.tasks({T.SKIPPED}, {}, 0, 9)[0]] == [1, 2, 3, 4]
 
 
 def test_a_skipped_task_has_no_result_line(store: Store) -> None:
@@ -191,6 +192,18 @@ def test_a_stack_is_kept_after_the_task_has_ended(store: Store) -> None:
     assert stack is not None
     assert (stack.attempt, stack.silent_s, stack.text) == (2, 10.5, sample().stack)
     assert record.task(0, {}).stack is None
+
+
+def test_a_preview_tells_of_the_stack_of_this_attempt_only(store: Store) -> None:
+    """An attempt that looks is not to be blamed for the one before it."""
+    record = store.insert(new("a"))
+    store.sample("a", 0, 1, sample())
+
+    def stack_taken(attempt: int) -> bool:
+        pages = [runs(0)._replace(attempt=attempt)]
+        return preview(Glance(record, record.snapshot(pages), pages, ()), {}).tasks[0].stack_taken
+
+    assert (stack_taken(1), stack_taken(2)) == (True, False)
 
 
 def test_stacks_are_bounded_and_the_latest_stay(store: Store) -> None:

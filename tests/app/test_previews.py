@@ -120,6 +120,19 @@ def test_a_grace_is_the_longest_that_a_stop_can_take(http: Client) -> None:
     assert (ended["predicted"], ended["tasks"]) == (0.0, [])
 
 
+def test_a_time_limit_kills_during_a_stop_as_well(http: Client) -> None:
+    """Nobody need wait for longer than that, and nobody is told to."""
+    batch = http.submit("never_look", options={"timeout": 20, "timeout_grace": 10})
+    http.running(batch)
+    before = preview(http, batch)
+    again_s = int(http.stop(batch, wait=0).headers["Retry-After"])
+
+    assert (before["grace"], before["tasks"][0]["basis"]) == (None, "grace")
+    assert 10 < before["predicted"] <= 30
+    assert 10 < again_s <= 30
+    http.stop(batch, grace=0)
+
+
 def test_the_grace_of_a_single_task_counts_for_that_task(http: Client) -> None:
     """Its batch would never be killed, but it will."""
     batch = http.submit("never_look", [{}, {}])

@@ -83,6 +83,20 @@ def test_large_or_many_results_are_not_inline(http: Client) -> None:
     assert len(most["results"]) == 100
 
 
+def test_a_page_of_tasks_ends_where_its_results_become_large(http: Client) -> None:
+    """It is written in one go: a thousand long results would keep everybody else waiting."""
+    batch = http.submit("blob", [{"size": 400_000}] * 7)
+    http.look(batch, wait=20)
+    pages: list[list[int]] = []
+    link: str | None = batch["links"]["tasks"]
+    while link is not None:
+        page = http.get(link).json()
+        pages.append([task["index"] for task in page["tasks"]])
+        link = page["next"] and f"{batch['links']['tasks']}?cursor={page['next']}"
+
+    assert pages == [[0, 1, 2], [3, 4, 5], [6]]
+
+
 def test_results_stream_in_index_order_and_never_wait_for_a_gap(http: Client) -> None:
     """The first task still runs; whoever reads gets the others now."""
     first = {"path": "/dev/null", "tidy_s": 0}

@@ -207,10 +207,8 @@ def test_a_stop_with_a_wrong_parameter_stops_nothing(http: Client, query: str) -
     batch = http.submit("wait_for_stop")
     reply = http.delete(f"{batch['links']['self']}?{query}")
 
-    assert (reply.status_code, reply.json()["errors"][0]["parameter"].split(".")[0]) == (
-        422,
-        query.partition("=")[0],
-    )
+    named = {one["parameter"] for one in reply.json()["errors"]}
+    assert (reply.status_code, named) == (422, {query.partition("=")[0]})
     assert http.look(batch)["stop"] is None
     http.stop(batch)
 

@@ -289,12 +289,13 @@ def test_tasks_are_found_by_state_in_index_order(
     store.append("a", [outcome(4), outcome(1), outcome(2, Ending.RAISED), outcome(5, noticed=1.5)])
     running = {index: runs(index) for index in (6, 0, 4)}
 
-    found = record.tasks(states, running, 0, 100)
-    first = record.tasks(states, running, 0, 1)
-    rest = record.tasks(states, running, first[0].index + 1, 100) if first else []
+    found, after_all = record.tasks(states, running, 0, 100)
+    first, after_first = record.tasks(states, running, 0, 1)
+    rest = record.tasks(states, running, after_first, 100)[0] if after_first is not None else []
 
     assert [task.index for task in found] == indexes
     assert [task.index for task in first + rest] == indexes
+    assert after_all is None
     assert all(task.state in states for task in found)
 
 
@@ -305,7 +306,7 @@ def test_tasks_without_an_outcome_are_skipped_once_the_run_has_ended(store: Stor
     store.request_stop("a", None, None)
     store.settle("a")
 
-    states = [task.state for task in record.tasks(frozenset(T), {0: runs(0)}, 0, 10)]
+    states = [task.state for task in record.tasks(frozenset(T), {0: runs(0)}, 0, 10)[0]]
 
     assert states == [T.SKIPPED, T.SUCCEEDED, T.SKIPPED]
 

@@ -205,6 +205,32 @@ def test_in_a_stopping_batch_a_task_can_be_given_a_shorter_grace(http: Client) -
     assert receipt["stop"]["tasks_total"] == 2
 
 
+@pytest.mark.parametrize("of_the_task", [{}, {"grace": 60}])
+def test_a_task_that_the_stop_of_its_batch_kills_says_by_which_grace(
+    http: Client, of_the_task: dict[str, float]
+) -> None:
+    """Promise 5: no kill without asking, and the receipt says so, whichever stop asked for it."""
+    batch = http.submit("never_look")
+    http.running(batch)
+    stop_task(http, batch, 0, wait=0, **of_the_task)
+    http.stop(batch, grace=0.2)
+    task = look_at(http, batch, 0)
+
+    assert task["state"] == "killed"
+    assert 0.2 <= task["stop"]["grace"] <= task["stop"]["took"] < 10
+
+
+def test_a_stop_of_one_task_that_is_over_keeps_its_grace(http: Client) -> None:
+    """What its batch is told later was not what it was stopped by."""
+    batch = http.submit("wait_for_stop", [{}, {}])
+    http.running(batch, 2)
+    first = stop_task(http, batch, 0).json()
+    http.stop(batch, grace=0)
+
+    assert first["stop"]["grace"] is None
+    assert look_at(http, batch, 0) == first
+
+
 def test_a_task_that_rests_before_its_retry_has_failed_when_it_is_stopped(http: Client) -> None:
     """With its last error; nothing is tried again once it was asked to stop."""
     retries = {"max_attempts": 3, "backoff": 3_600, "max_backoff": 3_600}

@@ -82,10 +82,12 @@ class Auditor:
     def _keep(self, account: Account, index: int, lines: Sequence[Line]) -> None:
         """Remember by worker what began and ended there, and what its death is blamed on."""
         ends = Counter(line.pid for line in lines if line.word == "ended")
+        begun = {line.pid for line in lines if line.word == "began"}
         for claim in account.claims.get(index, ()):
             ends[claim.pid] -= 1
+            is_unborn = account.kinds[index] == "flow" and claim.pid not in begun
             is_by_itself = claim.ending in BY_ITSELF or (
-                claim.ending is Ending.TIMED_OUT and ends[claim.pid] >= 0
+                claim.ending is Ending.TIMED_OUT and (ends[claim.pid] >= 0 or is_unborn)
             )
             if not is_by_itself and claim.ending is not Ending.SKIPPED:
                 self._deaths[claim.pid].append(Death(account.name, index, claim.began))

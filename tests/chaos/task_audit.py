@@ -103,21 +103,24 @@ class TaskAudit:
             Ending.SKIPPED: self._judge_skipped,
         }
         judge[claim.ending](claim)
-        # The loop may cancel a coroutine that has not taken its first step, and never will.
-        is_unborn = self._kind == "flow" and claim.ending is Ending.STOPPED
-        if claim.ending in BY_ITSELF and not is_unborn:
+        if claim.ending in BY_ITSELF and not self._is_unborn(claim):
             by_itself = sum(
                 other.pid == claim.pid and other.ending in BY_ITSELF for other in self._claims
             )
             if self._ended[claim.pid] < by_itself:
                 self._blame("it is said to have ended by itself, and did not get there")
 
+    def _is_unborn(self, claim: Claim) -> bool:
+        """A coroutine may be cancelled that has not taken its first step, and never will."""
+        endings = (Ending.STOPPED, Ending.TIMED_OUT)
+        return self._kind == "flow" and claim.ending in endings and not self._began[claim.pid]
+
     def _judge_error(self, claim: Claim) -> None:
         if self._kind != "fail" or claim.error_type != ChaosError.__name__:
             self._blame(f"it raised {claim.error_type}")
 
     def _judge_stopped(self, claim: Claim) -> None:
-        has_seen = self._saw[claim.pid] or (self._kind == "flow" and not self._began[claim.pid])
+        has_seen = self._saw[claim.pid] or self._is_unborn(claim)
         if self._kind not in STOPPING or not has_seen:
             self._blame("it is said to have been stopped")
 
@@ -128,7 +131,8 @@ class TaskAudit:
             self._blame("it had not run out of time")
         elif (
             lasted_s < limit_s + self._account.timeout_grace_s - SLACK_S
-            and not (self._ended[claim.pid])
+            and not self._ended[claim.pid]
+            and not self._is_unborn(claim)
         ):
             self._blame("it was killed for its time limit before that grace was over")
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -234,30 +234,52 @@ def test_outside_a_worker_a_stop_is_seen_soon(tmp_path: Path) -> None:
     assert not alive(log)
 
 
-def test_an_exception_from_elsewhere_kills_the_program_at_once(
-    stop: StopEvent, tmp_path: Path
-) -> None:
-    """A signal handler of the task's own, or Ctrl-C in a test: no child is forgotten."""
-    log = tmp_path / "log"
+@pytest.fixture
+def alarms() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Has a handler of the task's own raise KeyboardInterrupt once something is true."""
+    main, helpers = threading.get_ident(), []
 
     def ring(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def interrupt(thread: int) -> None:
-        eventually(lambda: log.exists() and log.read_text())
-        signal.pthread_kill(thread, signal.SIGALRM)
+    def raise_once(it_is: Callable[[], object]) -> None:
+        def interrupt() -> None:
+            eventually(it_is)
+            signal.pthread_kill(main, signal.SIGALRM)
+
+        helpers.append(threading.Thread(target=interrupt))
+        helpers[-1].start()
 
     handler = signal.signal(signal.SIGALRM, ring)
-    helper = threading.Thread(target=interrupt, args=[threading.get_ident()])
-    helper.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stop.run(shell(DEAF, log))
-    finally:
+    yield raise_once
+    for helper in helpers:
         helper.join()
-        signal.signal(signal.SIGALRM, handler)
+    signal.signal(signal.SIGALRM, handler)
+
+
+def test_an_exception_from_elsewhere_kills_the_program_at_once(
+    stop: StopEvent, tmp_path: Path, alarms: Callable[[Callable[[], object]], None]
+) -> None:
+    """A signal handler of the task's own, or Ctrl-C in a test: no child is forgotten."""
+    log = tmp_path / "log"
+    alarms(lambda: log.exists() and log.read_text())
+    with pytest.raises(KeyboardInterrupt):
+        stop.run(shell(DEAF, log))
 
     assert not alive(log)
+
+
+def test_a_program_that_is_still_being_started_is_not_forgotten_either(
+    stop: StopEvent, tmp_path: Path, alarms: Callable[[Callable[[], object]], None]
+) -> None:
+    """Its process is there before anybody has been told its number."""
+    fifo, before = tmp_path / "fifo", linux.children()
+    os.mkfifo(fifo)
+    alarms(lambda: linux.children() - before)
+    with pytest.raises(KeyboardInterrupt):
+        stop.run(["true"], preexec_fn=fifo.read_text)  # type: ignore[call-arg]
+
+    assert linux.children() == before
 
 
 def test_a_group_has_the_members_that_run(tmp_path: Path) -> None:
