@@ -23,7 +23,7 @@ from workers.settings import PoolSettings
 RECALL_AFTER_S = 0.05
 #: How often to look after busy workers, as long as there is something to look for.
 LOOK_EVERY_S = 0.005
-#: How long a worker has to give back a lease that it has not opened, before it is made to.
+#: How long a worker has to give back what it has not begun, before it is made to.
 GIVE_BACK_LIMIT_S = 0.05
 MAX_LEASES_AHEAD = 128
 MEASURE_EVERY_S = 1.0
@@ -103,12 +103,12 @@ class Dispatcher:
     def call_back(
         self, worker: WorkerProcess, leases: list[Held], command: Command, position: int = 0
     ) -> None:
-        """Have leases stopped or recalled; those that wait in the worker come back unopened."""
+        """Have leases stopped or recalled: what the worker has not begun of them comes back."""
         worker.command(command, [held.lease.number for held in leases], position)
+        due = monotonic() + GIVE_BACK_LIMIT_S
         for held in leases:
             held.is_called_back = True
-            if worker.held is not held:
-                due = monotonic() + GIVE_BACK_LIMIT_S
+            if worker.held is not held or held.until - held.done > 1:
                 self._loop.call_at(due, partial(self._insist, worker, held))
 
     def take_back(self, held: Held, position: int) -> None:
@@ -217,5 +217,5 @@ class Dispatcher:
 
     def _insist(self, worker: WorkerProcess, held: Held) -> None:
         """A worker that cannot answer, because its task holds the GIL, is frozen for a moment."""
-        if held in worker.leases and worker.held is not held:
+        if held in worker.leases and (worker.held is not held or held.until - held.done > 1):
             self._kills.reclaim(worker)

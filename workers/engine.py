@@ -41,6 +41,7 @@ class Engine:
             drain=self._reports.drain,
             on_spared=self._release,
             on_void=self.end_lease,
+            on_rest=self._take_back,
         )
         self._dispatcher = Dispatcher(
             settings,
@@ -187,6 +188,11 @@ class Engine:
         else:
             self._dispatcher.queue(job)
 
+    def _take_back(self, held: Held, position: int) -> None:
+        """The worker will begin nothing more of its present lease."""
+        self._dispatcher.take_back(held, position)
+        self._dispatcher.queue(held.job)
+
     def leaving(self, worker: WorkerProcess) -> None:
         """A worker whose task left threads ends by itself, and its lease with it."""
         self.staff.expect_end(worker)
@@ -246,20 +252,29 @@ class Engine:
         held = worker.held
         if held is None:
             return
-        position = worker.task_begun()
-        if position is not None:
-            # Usually one; more if the worker was killed for what it wrote, and is not read any more.
-            lost = range(held.done, position + 1)
-            held.done = position + 1
-            began, looked = worker.page.began(), worker.page.looked()
-            self.staff.gap_book.add_lost(
-                held.lease.task, monotonic() - looked, has_looked=looked > began
-            )
-            self._tell(held.job, [lost_outcome(worker, held, at, exitcode) for at in lost])
+        if worker.parting is None:
+            self._blame(worker, held, exitcode)
         for waiting in list(worker.leases)[1:]:
             self.end_lease(worker, waiting)
         if unkillable:  # something of the batch may still run, so it must not settle
             held.job.unkillable += tuple(unkillable)
         else:
+            if worker.parting is not None:
+                held.done += 1
+                self.deliver(held.job, [worker.parting])
             self.end_lease(worker, held)
         self._dispatcher.hand_out()
+
+    def _blame(self, worker: WorkerProcess, held: Held, exitcode: int | None) -> None:
+        """The task that a dead worker was in, by its page, has ended with it."""
+        position = worker.task_begun()
+        if position is None:
+            return
+        # Usually one; more if the worker was killed for what it wrote, and is not read any more.
+        lost = range(held.done, position + 1)
+        held.done = position + 1
+        page, now = worker.page, monotonic()
+        began, looked = page.began(), page.looked()
+        silent_s = 0.0 if page.is_waiting() else now - looked
+        self.staff.gap_book.add_lost(held.lease.task, silent_s, has_looked=looked > began)
+        self._tell(held.job, [lost_outcome(worker, held, at, exitcode) for at in lost])

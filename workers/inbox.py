@@ -114,11 +114,9 @@ class Inbox:
         """Set the event for the lease; nothing more of it begins."""
         with self._lock:
             if lease == self._lease:
-                self._left.clear()
                 self._is_alone = False
                 self.flag.set()
-                return None
-            return self._void(lease)
+            return self._recall(lease)
 
     def stop_task(self, lease: int, position: int) -> Answer | None:
         """Set the event for one task if it runs; like `recall` for the rest of its lease."""

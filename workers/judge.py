@@ -23,6 +23,8 @@ _HINTS = {
 def lost_outcome(worker: WorkerProcess, held: Held, position: int, exitcode: int | None) -> Outcome:
     """The outcome of the task that had begun and was not reported, by why its worker ended."""
     doom = worker.doom
+    if doom is not None and doom.held is not held:  # it got away from that, and the kill came late
+        doom = None
     ending = doom.ending if doom is not None and doom.is_carried_out else Ending.LOST
     began, ended = worker.page.began(), monotonic()
     match ending:

@@ -38,14 +38,17 @@ class Executioner:
         drain: Callable[[WorkerProcess], None],
         on_spared: Callable[[WorkerProcess], None],
         on_void: Callable[[WorkerProcess, Held], None],
+        on_rest: Callable[[Held, int], None],
     ) -> None:
         """drain: reads its reports to the end; on_spared: it goes on, with nothing in hand;
-        on_void: a lease was taken back unopened.
+        on_void: a lease was taken back unopened; on_rest: so was the rest of the present one, from
+        a position on.
         """
         self._loop = loop
         self._staff = staff
         self._max_shield_s = max_shield_s
-        self._drain, self._on_spared, self._on_void = drain, on_spared, on_void
+        self._drain, self._on_spared = drain, on_spared
+        self._on_void, self._on_rest = on_void, on_rest
 
     def condemn(self, worker: WorkerProcess, ending: Ending, position: int | None = None) -> None:
         """Kill a worker for what it runs: anything of its lease, or only the task at `position`."""
@@ -57,7 +60,7 @@ class Executioner:
         self._freeze(worker, doom)
 
     def reclaim(self, worker: WorkerProcess) -> None:
-        """Take back the leases that it has not opened; it may be too busy to give them back."""
+        """Take back what it has not begun; it may be too busy to give it back."""
         if not worker.is_reclaimed:
             worker.is_reclaimed = True
             self._staff.freeze(worker)
@@ -81,7 +84,7 @@ class Executioner:
         try:
             if worker.is_reclaimed:
                 worker.is_reclaimed = False
-                self._void_unopened(worker)
+                self._void_unbegun(worker)
         finally:
             self._staff.thaw(worker)
 
@@ -125,14 +128,17 @@ class Executioner:
 
     # --- what the fence cannot hold ---------------------------------------------------------------
 
-    def _void_unopened(self, worker: WorkerProcess) -> None:
-        """By its page it is in one lease, and it looks there before it begins another."""
-        present = worker.page.place().lease
-        waiting = [held for held in worker.leases if held.lease.number > present]
-        if waiting:
-            worker.page.void(waiting[-1].lease.number)
-            for held in waiting:
+    def _void_unbegun(self, worker: WorkerProcess) -> None:
+        """By its page it is in one task, and it looks there before it begins another."""
+        if not worker.leases:
+            return
+        present = worker.page.place()
+        worker.page.void(worker.leases[-1].lease.number)
+        for held in list(worker.leases):
+            if held.lease.number > present.lease:
                 self._on_void(worker, held)
+            elif held.lease.number == present.lease:
+                self._on_rest(held, present.position + 1)
 
     def _insist(self, worker: WorkerProcess) -> None:
         """Nobody has said that it stands still: perhaps the warden itself does."""

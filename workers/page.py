@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 # Eight-byte words. An aligned eight-byte store is atomic on every 64-bit Linux, so the place (lease
 # and position together) is one word: a worker killed in mid-write leaves the old place or the new.
-PLACE, BEGAN, LOOKED, WORST_GAP, VOID, SHIELD, WAITING, DOOMED, MAX_GAP = range(9)
+PLACE, BEGAN, LOOKED, WORST_GAP, VOID, SHIELD, WAITING, DOOMED, MAX_GAP, KEPT = range(10)
 HEAD_WORDS = 512
 #: The whole file, of which only what is touched takes memory: the words above, the counters of each
 #: task function (`workers.gaps`), and at the end the room for one stack sample.
@@ -43,17 +43,22 @@ class Page:
         self.times[BEGAN] = now
         self.places[PLACE] = lease << POSITION_BITS | position
 
-    def is_void(self, lease: int) -> bool:
-        """Whether the pool has taken this lease back; asked after `enter`, see `void`."""
-        return self.places[VOID] >= lease
+    def is_void(self) -> bool:
+        """Whether the pool has taken back the task that was just entered, see `void`."""
+        return self.places[KEPT] < self.places[PLACE] <= self.places[VOID]
+
+    def has_voided(self, lease: int) -> bool:
+        """Whether the pool has taken this lease back before it was opened, or one after it."""
+        return self.places[VOID] >> POSITION_BITS >= lease
 
     def void(self, lease: int) -> None:
-        """Take back this lease and those before it, as far as their place has not been entered.
+        """Take back whatever comes after the present place, to the end of this lease.
 
         Only while the worker is frozen: then what `place` says and what the worker will find here
         cannot contradict each other.
         """
-        self.places[VOID] = lease
+        self.places[KEPT] = self.places[PLACE]
+        self.places[VOID] = lease << POSITION_BITS | MAX_LEASE_TASKS
 
     def place(self) -> Place:
         """The task that began last; whether it has ended is for the result pipe to say."""

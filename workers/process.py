@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import monotonic
 
 from workers import messages
-from workers.backend import RunningTask, WorkerState, WorkerView
+from workers.backend import Outcome, RunningTask, WorkerState, WorkerView
 from workers.controlpipe import ControlPipe
 from workers.held import Doom, Held
 from workers.linux import resident_bytes
@@ -36,6 +36,9 @@ class WorkerProcess:
         self.state = WorkerState.STARTING
         self.started = monotonic()
         self.doom: Doom | None = None
+        self.parting: Outcome | None = (
+            None  # of the task that left threads, told when they are gone
+        )
         self.is_reclaimed = False  # to be frozen so that what it has not begun can be taken back
         self.is_replaced = False
         self.is_closed = False

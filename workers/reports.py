@@ -48,7 +48,10 @@ class Desk(Protocol):
         """The worker has nothing of this lease in hand any more."""
 
     def leaving(self, worker: WorkerProcess) -> None:
-        """The worker ends by itself, and its lease with it: a task left threads behind."""
+        """The worker ends by itself, and its lease with it: a task left threads behind.
+
+        The task has ended when they have, with their process; until then its outcome is `parting`.
+        """
 
     def broken(self, worker: WorkerProcess) -> None:
         """What the worker writes cannot be trusted."""
@@ -137,6 +140,8 @@ class Reports:
         """Take in any frame."""
         desk = self._desk
         kind, flags, position, lease = report[:4]
+        if worker.parting is not None:
+            raise BrokenFrame("a report after its last one")
         if kind == _READY:
             desk.ready(worker)
             return
@@ -144,14 +149,18 @@ class Reports:
         if held is not None and held.lease.number != lease:
             held = self._skip_void(worker, lease)
         if held is None or held.lease.number != lease:
-            if kind == _PROGRESS or (kind == _LEASE_ENDED and worker.page.is_void(lease)):
+            if kind == _PROGRESS or (kind == _LEASE_ENDED and worker.page.has_voided(lease)):
                 return  # of no use any more
             raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
         if kind in _ENDINGS:
-            desk.deliver(held.job, [_outcome(held, report, worker.pid)])
+            outcome = _outcome(held, report, worker.pid)
             if flags & _LEFT_THREADS:
+                worker.parting = outcome
                 worker.state = WorkerState.CONDEMNED
                 desk.leaving(worker)
+            else:
+                held.done = position + 1
+                desk.deliver(held.job, [outcome])
         elif kind == _PROGRESS:
             index = held.lease.indexes[position]
             held.job.listener.progressed(index, held.lease.attempt, report[7])
@@ -215,7 +224,6 @@ def _outcome(held: Held, report: Report, pid: int) -> Outcome:
     if not position:
         held.first_began = began
     held.last_ended = ended
-    held.done = position + 1
     lease = held.lease
     remarks = Remarks(flags >> 1) if flags > _LAST else Remarks.NONE
     index, ending = lease.indexes[position], _ENDINGS[kind]

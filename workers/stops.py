@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
-from workers.backend import Ending, Outcome, Remarks, StopCause
+from workers.backend import Ending, Outcome, StopCause
 from workers.dispatcher import Dispatcher
 from workers.held import Held
 from workers.job import Job, TaskStop
@@ -151,14 +151,9 @@ class Stops:
         stop.kill_timer = self._loop.call_at(again, partial(self._kill_task, job, index, stop))
 
     def tasks_ended(self, job: Job, outcomes: Sequence[Outcome]) -> None:
-        """These have been told: answer whoever waits for one of them, if nothing of it runs."""
+        """These have been told: answer whoever waits for one of them."""
         for outcome in outcomes:
-            # It may be that of an earlier attempt, whose worker has gone long ago.
-            if not outcome.remarks & Remarks.LEFT_THREADS or not self._is_there(outcome.pid):
-                self._settle_task(job, outcome.index)
-
-    def _is_there(self, pid: int) -> bool:
-        return any(worker.pid == pid for worker in self._staff.workers.values())
+            self._settle_task(job, outcome.index)
 
     def lease_ended(self, held: Held) -> None:
         """Nothing of its tasks runs any more, whatever they left."""

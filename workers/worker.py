@@ -21,7 +21,7 @@ from workers.descriptors import PIPES_LOST, Pipe
 from workers.errors import ResultTooLarge
 from workers.inbox import Inbox, follow
 from workers.messages import Flag, Kind, Lease, lease_bytes, pack_report, unpack_lease
-from workers.page import Page
+from workers.page import VOID, Page
 from workers.stage import Stage
 from workers.stop import StopEvent
 from workers.stopped import Stopped
@@ -105,7 +105,7 @@ class Worker:
             if self._is_unfit:
                 self._leave()  # nothing of the lease has begun
         inbox, stage, number = self._inbox, self._stage, lease.number
-        enter, attempt = self._page.enter, self._attempt
+        enter, places, attempt = self._page.enter, self._page.places, self._attempt
         spec = self._catalog[lease.task]
         if not inbox.open(lease):
             return
@@ -115,9 +115,11 @@ class Worker:
             stage.position = position
             began = monotonic()
             enter(number, position, began)
-            if not position and self._page.is_void(number):
+            if places[VOID] and self._page.is_void():
                 inbox.abandon()
-                return
+                if not position:
+                    return  # nobody expects to hear of this lease
+                break
             try:
                 kind, payload = attempt(spec, lease, position)
                 ended, noticed, flags = self._finish(began)

@@ -1,4 +1,4 @@
-"""A worker is frozen for a look at what it is in, and always goes on, or is killed, afterwards."""
+"""A worker is frozen for a look at what it is in, and for taking back what it has not begun."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers.answers import ask_to_stop, is_skipped
 from tests.workers.driver import Batch, Driver, eventually, running_pool
 from workers.backend import Ending, WorkerState
 from workers.process import WorkerProcess
 
-MODULES = ("tests.workers.good_tasks", "tests.workers.vices_processes")
+MODULES = tuple(
+    f"tests.workers.{name}" for name in ("good_tasks", "vices_processes", "vices_signals")
+)
+
+#: So many short tasks come first that leases have grown long.
+STUCK, TOTAL = 3_000, 3_020
 
 
 @pytest.fixture
@@ -68,3 +74,56 @@ def test_a_worker_that_cannot_be_frozen_is_spared_if_it_is_in_something_else(
 
     assert batch.wait().endings() == [Ending.RETURNED]
     assert pool.is_well()
+
+
+def with_one_that_holds_the_gil(
+    pool: Driver, folder: Path, max_parallel: int | None = None
+) -> tuple[Path, Batch]:
+    """A batch of short tasks, of which one holds the GIL until the FIFO is written to, and runs."""
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    items = [{"fifo": ""}] * TOTAL
+    items[STUCK] = {"fifo": str(fifo)}
+    batch = pool.submit("hold_the_gil_if", items, max_parallel=max_parallel)
+    eventually(lambda: len(batch.outcomes) >= STUCK and pool.pool.running(batch.id))
+    return fifo, batch
+
+
+def test_the_rest_of_a_lease_does_not_wait_for_a_task_that_holds_the_gil(tmp_path: Path) -> None:
+    """Its worker cannot give it back, so it is taken, and another one runs it."""
+    with running_pool(workers=2, modules=MODULES) as pool:
+        before = pool.pids()
+        fifo, batch = with_one_that_holds_the_gil(pool, tmp_path)
+        eventually(lambda: len(batch.outcomes) == TOTAL - 1)
+
+        assert STUCK not in batch.outcomes
+        fifo.write_text("go on")
+        assert batch.wait().endings() == [Ending.RETURNED] * TOTAL
+        assert pool.pids() == before
+
+
+def test_what_was_taken_back_is_not_begun_as_well(pool: Driver, tmp_path: Path) -> None:
+    """The worker has nothing but its page to learn it from, and may be past the GIL at once."""
+    before = pool.pids()
+    fifo, batch = with_one_that_holds_the_gil(pool, tmp_path, max_parallel=1)
+    [worker] = pool.pool.staff.workers.values()
+    pool.pool._loop.call(pool.pool._engine._kills.reclaim, worker)
+    eventually(lambda: [held.until - held.done for held in worker.leases] == [1])
+    fifo.write_text("go on")
+
+    assert batch.wait().endings() == [Ending.RETURNED] * TOTAL
+    assert pool.pids() == before
+
+
+def test_a_task_behind_one_that_holds_the_gil_is_stopped_at_once(
+    pool: Driver, tmp_path: Path
+) -> None:
+    """The answer does not wait for a bystander, and says that it never started."""
+    fifo, batch = with_one_that_holds_the_gil(pool, tmp_path, max_parallel=1)
+    outcome = ask_to_stop(pool, batch, STUCK + 1).wait()
+
+    assert outcome is not None
+    assert is_skipped(outcome, STUCK + 1)
+    assert STUCK not in batch.outcomes
+    fifo.write_text("go on")
+    assert batch.wait().endings().count(Ending.RETURNED) == TOTAL - 1

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from math import exp2, inf
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -201,6 +202,18 @@ def test_a_killed_worker_takes_no_count_with_it(pool: Driver) -> None:
 
     assert found.never_looked == 6
     assert 0.1 <= found.worst_s < 30
+
+
+def test_a_worker_that_dies_while_its_task_waits_leaves_no_gap(pool: Driver) -> None:
+    """A stop would have ended it at once, however long it had waited."""
+    batch = pool.submit("wait_for_stop", [{}])
+    pool.waits(batch)
+    began = pool.running(batch)[0].began
+    eventually(lambda: monotonic() > began + 0.2)
+    os.kill(pool.running(batch)[0].pid, signal.SIGKILL)
+    batch.wait()
+
+    assert gaps_of(pool, "wait_for_stop", 1).worst_s < 0.2
 
 
 def test_a_fork_that_returns_as_well_is_not_counted() -> None:

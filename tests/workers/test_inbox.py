@@ -43,9 +43,10 @@ def test_the_tasks_of_a_lease_are_taken_in_order(inbox: Inbox) -> None:
 
 
 def test_a_stop_sets_the_event_and_nothing_more_begins(inbox: Inbox) -> None:
-    """The running task sees it, those behind it never start; no answer is needed."""
+    """The running task sees it, those behind it never start; the answer says which."""
     inbox.take()
 
+    assert inbox.stop(5) == Answer(Command.RETURNED, 1)
     assert inbox.stop(5) is None
     assert inbox.flag.is_on
     assert inbox.take() is None

@@ -224,10 +224,12 @@ def test_what_was_given_back_may_not_be_reported() -> None:
 
 
 def test_a_worker_that_was_left_threads_takes_nothing_more() -> None:
-    """It says so with the task's end, and ends by itself."""
+    """It says so with the task's end, which is told when it has ended itself."""
     with site() as here:
         here.give(1, 1)
         here.write(pack_report(Kind.RETURNED, 1, 0, b"1", Flag.LEFT_THREADS))
 
-        assert here.desk.said[1:] == [("leaving", NUMBER)]
+        assert here.desk.said == [("leaving", NUMBER)]
         assert here.worker.state is WorkerState.CONDEMNED
+        assert here.worker.parting is not None
+        assert here.worker.parting.payload == b"1"

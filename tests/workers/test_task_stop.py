@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
-from tests.workers.answers import Answer, ask_to_stop, is_skipped
+from tests.workers.answers import ask_to_stop, is_skipped
 from tests.workers.driver import Batch, Driver, eventually, running_pool
 from tests.workers.test_interrupts import lines
-from workers.backend import Ending, Order, Outcome, Remarks, RetryPolicy
-from workers.engine import Engine
-from workers.items import Items
-from workers.job import Job, Pace, TaskStop
-from workers.loop import Loop
-from workers.settings import PoolSettings
+from workers.backend import Ending, Remarks, RetryPolicy
 
 MODULES = tuple(
     f"tests.workers.{name}" for name in ("good_tasks", "vices_signals", "stopped_tasks")
@@ -219,22 +213,6 @@ def test_the_answer_waits_for_the_threads_that_it_has_left(pool: Driver) -> None
     assert outcome.remarks == Remarks.LEFT_THREADS
     assert answer.saw is False
     pool.stop(batch)
-
-
-def test_the_answer_does_not_wait_for_threads_of_an_earlier_attempt(loop: Loop) -> None:
-    """They went with its worker long ago; what waits in a lease for its next try is given back."""
-    engine = Engine(PoolSettings(workers=1, modules=()), loop)
-    batch = Batch("batch", 1)
-    job = Job(Order(batch.id, "task", Items([b"{}"]), retries=RETRIES), batch, Pace())
-    stop = job.task_stops[0] = TaskStop("batch/0/2")
-    answer = Answer(batch, 0, None)
-    stop.waiters.append(answer.hear)
-    failed = Outcome(0, 1, Ending.RAISED, b"{}", 1.0, 2.0, 0.0, 1, Remarks.LEFT_THREADS)
-    loop.call(partial(engine._give_up, job, [failed]))
-
-    assert answer.wait() == failed
-    assert not job.task_stops
-    engine.staff.close()
 
 
 # --- at odd times -------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -97,6 +99,17 @@ def test_an_executor_left_open_ends_with_its_processes(lasting_pool: Driver) -> 
 def test_a_child_program_that_has_ended_is_not_a_leftover(lasting_pool: Driver) -> None:
     """subprocess.run is fine."""
     assert lasting_pool.run("run_program", seconds=0).outcomes[0].remarks is Remarks.NONE
+
+
+def test_a_task_has_ended_when_the_threads_that_it_left_have(lasting_pool: Driver) -> None:
+    """Whoever reads that it has, and then asks for its stop, is told at once that nothing runs."""
+    lasting_pool.pids()
+    os.kill(lasting_pool.processes()[0], signal.SIGSTOP)  # the warden, which reaps: it takes longer
+    batch = lasting_pool.submit("leave_thread", [{}] * 2, max_parallel=1)
+    eventually(lambda: batch.outcomes)
+
+    assert not Path(f"/proc/{batch.outcomes[0].pid}").exists()
+    assert batch.wait().endings() == [Ending.RETURNED] * 2
 
 
 def test_a_thread_that_a_task_leaves_costs_its_worker(lasting_pool: Driver) -> None:
