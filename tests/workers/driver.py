@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from workers.backend import (
 )
 from workers.items import Items
 from workers.link import MARK_VARIABLE
-from workers.linux import pids_with_variable
+from workers.linux import parent_of, pids_with_variable
 from workers.pool import Pool, PoolSettings
 from workers.result import Collector
 
@@ -178,7 +179,8 @@ class Driver:
 
     def processes(self) -> list[int]:
         """Every process of the pool, wherever it has moved to, the warden first."""
-        return pids_with_variable(MARK_VARIABLE, self.pool.mark)
+        found = pids_with_variable(MARK_VARIABLE, self.pool.mark)
+        return sorted(found, key=lambda pid: parent_of(pid) != os.getpid())  # pids start again
 
     def is_well(self) -> bool:
         """Whether a good task runs on every worker."""
