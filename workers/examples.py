@@ -94,7 +94,7 @@ def listen(
     """What comes in by some TCP connections to this machine, within so many seconds.
 
     Port 0 takes any free one; the progress says which. A blocking call knows nothing of a stop:
-    `interrupts` breaks into it, and what has come until then is the result.
+    `interrupts` breaks into it, and what the connections before that brought is the result.
     """
     received: list[str] = []
     end = monotonic() + seconds
@@ -121,6 +121,8 @@ def convert(
     """
     source = inside_root(path)
     target = source.with_name(source.name + ".gz")
+    if not source.is_file():
+        raise FileNotFoundError(f"{path!r} is not a file")
     if target.exists() or source.suffix == ".gz":
         raise FileExistsError(f"{path!r} is compressed already")
     with NamedTemporaryFile(dir=source.parent, prefix=".convert-") as part:  # gone on any way out

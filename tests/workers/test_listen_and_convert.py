@@ -174,8 +174,8 @@ def test_a_stopped_convert_leaves_no_half_file(pool: Driver, root: Path) -> None
         ("../secret", "PermissionError"),
         ("there", "FileExistsError"),
         ("there.gz", "FileExistsError"),
-        ("no-such-file", "CalledProcessError"),
-        (".", "CalledProcessError"),
+        ("no-such-file", "FileNotFoundError"),
+        (".", "FileNotFoundError"),
     ],
 )
 def test_convert_replaces_nothing_and_leaves_the_root_alone(
