@@ -162,9 +162,7 @@ class Command(IntEnum):
     STOP = 1  # set the event for this lease, begin no more of it
     TIME_UP = 2  # set the event for one task of the lease: its time limit has passed
     RECALL = 3  # give back what has not begun
-    RETURNED = (
-        4  # the answer to STOP, STOP_TASK and RECALL: everything from `position` on was not begun
-    )
+    RETURNED = 4  # the answer to the others: everything from `position` on was not begun
     VOIDED = 5  # the answer to all of these for a lease not opened yet: it never will be
     STOP_TASK = 6  # set the event for one task of the lease, give back what has not begun
 
