@@ -176,6 +176,7 @@ def test_the_table_shows_what_was_found_and_what_was_too_gentle() -> None:
     found, gentle = Findings("storm", tasks=1_234, took_s=5.0), Findings("races")
     found.add(Broken.LOST, "task 3 of batch-7")
     gentle.harshness["kills"] = 2
+    gentle.expect("kills", 3, by_chance=True)
     gentle.expect("kills", 10)
     shown = table([found, gentle])
 
