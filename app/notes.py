@@ -1,17 +1,19 @@
-"""What is kept of single tasks besides their outcomes: progress, failed attempts, stops, stacks."""
+"""What is kept of single tasks besides outcomes: progress, savepoints, retries, stops, stacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from app.lifecycle import TaskState, task_state
 from app.rows import StackRow, StopRow, TaskRow
 from workers.backend import Outcome, StackSample
 
 #: Progress of more tasks than this is not kept once they have ended.
 KEPT_PROGRESS = 10_000
-#: About what one report of progress, one stop and one stack sample take besides their texts.
+#: About what one report of progress, savepoint, stop and stack sample take besides their texts.
 PROGRESS_BYTES = 200
+SAVEPOINT_BYTES = 120
 STOP_BYTES = 400
 STACK_BYTES = 300
 #: Stack samples that one batch keeps, in number and in characters; beyond it the oldest goes.
@@ -24,11 +26,12 @@ MAX_STACK_CHARS = 1 << 15
 class Notes:
     """The notes on the tasks of one batch. Not locked: whoever owns them does that."""
 
-    __slots__ = ("_stack_chars", "progress", "retries", "stacks", "stops")
+    __slots__ = ("_stack_chars", "progress", "retries", "savepoints", "stacks", "stops")
 
     def __init__(self) -> None:
         self.progress: dict[int, bytes] = {}
         self.retries: dict[int, Outcome] = {}
+        self.savepoints: dict[int, bytes] = {}
         self.stops: dict[int, StopRow] = {}
         self.stacks: dict[int, StackRow] = {}
         self._stack_chars = 0
@@ -39,6 +42,8 @@ class Notes:
         return (
             sum(map(len, self.progress.values()))
             + PROGRESS_BYTES * len(self.progress)
+            + sum(map(len, self.savepoints.values()))
+            + SAVEPOINT_BYTES * len(self.savepoints)
             + STOP_BYTES * len(self.stops)
             + self._stack_chars
             + STACK_BYTES * len(self.stacks)
@@ -49,6 +54,10 @@ class Notes:
         if self.retries:
             for outcome in outcomes:
                 self.retries.pop(outcome.index, None)
+        if self.savepoints:
+            for outcome in outcomes:
+                if task_state(outcome.ending, outcome.noticed > 0) is TaskState.SUCCEEDED:
+                    self.savepoints.pop(outcome.index, None)  # there is nothing left to go on with
         if len(self.progress) > KEPT_PROGRESS:
             for outcome in outcomes:
                 self.progress.pop(outcome.index, None)
@@ -76,6 +85,10 @@ class Notes:
             stop=self.stops.get(at),
             stack=self.stacks.get(at),
         )
+
+    def savepoint_added_to(self, task: TaskRow) -> TaskRow:
+        """A task with what it has saved."""
+        return task._replace(savepoint=self.savepoints.get(task.index))
 
     def tighten(self, batch_stop: StopRow) -> None:
         """Stops of single tasks that are under way are over when that of their batch kills."""

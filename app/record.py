@@ -171,6 +171,11 @@ class Record:
         with self._lock:
             self._noted().progress[index] = text
 
+    def save(self, index: int, savepoint: bytes) -> None:
+        """A running task saved how far it has come."""
+        with self._lock:
+            self._noted().savepoints[index] = savepoint
+
     def sample(self, index: int, attempt: int, sample: StackSample) -> None:
         """A running task has not looked at its event for longer than its limit."""
         with self._lock:
@@ -219,7 +224,8 @@ class Record:
         if not 0 <= index < self.given.total:
             raise IndexError(index)
         with self._lock:
-            return self._task(index, running)
+            task, notes = self._task(index, running), self._notes
+            return task if notes is None else notes.savepoint_added_to(task)
 
     def tasks(
         self,

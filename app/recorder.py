@@ -58,6 +58,9 @@ class Recorder:
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:  # noqa: ARG002
         self._store.progress(self._batch_id, index, progress)
 
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:  # noqa: ARG002
+        self._store.save(self._batch_id, index, savepoint)
+
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         self._store.sample(self._batch_id, index, attempt, sample)
 

@@ -115,3 +115,4 @@ class TaskRow(NamedTuple):
     progress: bytes | None = None
     stop: StopRow | None = None
     stack: StackRow | None = None
+    savepoint: bytes | None = None  # not in a list: it may be large

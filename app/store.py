@@ -160,6 +160,10 @@ class Store:
         """A running task reported its progress."""
         self._records[batch_id].progress(index, text)
 
+    def save(self, batch_id: str, index: int, savepoint: bytes) -> None:
+        """A running task saved how far it has come."""
+        self._records[batch_id].save(index, savepoint)
+
     def sample(self, batch_id: str, index: int, attempt: int, sample: StackSample) -> None:
         """A running task has not looked at its event for longer than its limit."""
         self._records[batch_id].sample(index, attempt, sample)

@@ -110,6 +110,7 @@ class Views:
             "state": task.state,
             "stop": None if task.stop is None else self._task_stop(task, task.stop, unkillable),
             "progress": task.progress,
+            "savepoint": task.savepoint,
             "stack": None if task.stack is None else self._stack(task.stack),
         }
         if row is not None and row.attempt:

@@ -96,6 +96,9 @@ class Listener(Protocol):
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         """A running task reported its progress, as JSON `{"done", "total", "message"}`."""
 
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
+        """A running task saved how far it has come, as JSON; the newest counts."""
+
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         """A running task has not looked at its event for longer than its limit; said once."""
 

@@ -20,6 +20,10 @@ class ParametersInvalid(WorkersError):
         self.problems = problems
 
 
+class NotJson(WorkersError):
+    """A value cannot be written as JSON (RFC 8259: no NaN, no Infinity)."""
+
+
 class ResultNotJson(WorkersError):
     """What a task returned cannot be written as JSON (RFC 8259: no NaN, no Infinity)."""
 

@@ -144,5 +144,15 @@ def close(gate: Interrupts) -> None:
         pass
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside a block, keep a stop from breaking in here; it does right afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 #: Where the signal does not raise.
 _QUIET = frozenset({Block.__enter__.__code__, Block.__exit__.__code__, close.__code__})

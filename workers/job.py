@@ -65,6 +65,7 @@ class Job:
         self.task_stops: dict[int, TaskStop] = {}  # by index, until nothing of the task runs
         self._pending = Pending(len(order.items))
         self._failed: dict[int, Outcome] = {}  # the last outcome of what is to be tried again
+        self._savepoints: dict[int, bytes] = {}  # of tasks that may be tried again
         self._lease_tasks = 1
         self._pace = pace
         self._task_s: float | None = None  # how long one of its own takes, once that is known
@@ -161,9 +162,15 @@ class Job:
             del self.resting[index]
             self._pending.add(index, self._failed[index].attempt + 1)
 
+    def save(self, index: int, savepoint: bytes) -> None:
+        """A running task has saved how far it has come, for its next attempt."""
+        if self.order.retries.max_attempts > 1:
+            self._savepoints[index] = savepoint
+
     def ended(self, index: int) -> None:
         """A task will not be tried again."""
         self._failed.pop(index, None)
+        self._savepoints.pop(index, None)
 
     def _unstarted(self, index: int) -> Outcome:
         """A task stopped before it began: its last failure, or no attempt at all."""
@@ -174,8 +181,8 @@ class Job:
         return Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
 
     def _lease_of_returned(self, number: int, count: int) -> Lease:
-        """Tasks of one attempt number, as they come."""
-        indexes, attempt = self._pending.take_returned(count)
+        """Tasks of one attempt number, as they come; one by one if there are savepoints to go along."""
+        indexes, attempt = self._pending.take_returned(1 if self._savepoints else count)
         texts = [self.order.items.one(index) for index in indexes]
         ends, end = array("I"), 0
         for text in texts:
@@ -186,8 +193,11 @@ class Job:
     def _lease(
         self, number: int, attempt: int, indexes: array[int], ends: array[int], text: bytes
     ) -> Lease:
-        timeout_s = self.order.timeout_s or 0.0
-        return Lease(number, self.id, self.order.task, attempt, timeout_s, indexes, ends, text)
+        order, timeout_s = self.order, self.order.timeout_s or 0.0
+        lease = Lease(number, self.id, order.task, attempt, timeout_s, indexes, ends, text)
+        if not self._savepoints or len(indexes) > 1:
+            return lease
+        return lease._replace(savepoint=self._savepoints.get(indexes[0], b""))
 
 
 def retry_delay_s(attempt: int, policy: RetryPolicy) -> float:

@@ -22,6 +22,7 @@ class Kind(IntEnum):
     TIMED_OUT = 4
     READY = 10  # the worker can take leases
     PROGRESS = 11
+    SAVED = 13  # the running task's newest savepoint
     LEASE_ENDED = 12  # nothing of the lease runs or will run; said when no LAST could be
 
 
@@ -103,6 +104,7 @@ class Lease(NamedTuple):
     indexes: array[int]
     ends: array[int]  # where each item ends in `text`
     text: bytes
+    savepoint: bytes = b""  # JSON, of its only task; a lease of several has none
 
     def item(self, position: int) -> bytes:
         """The JSON text of the item at a position of the lease."""
@@ -119,12 +121,12 @@ _WORD_BYTES = array(_WORD).itemsize
 
 def pack_lease(lease: Lease) -> bytes:
     """One lease, as it is written."""
-    number, batch_id, task, attempt, timeout_s, indexes, ends, text = lease
+    number, batch_id, task, attempt, timeout_s, indexes, ends, text, savepoint = lease
     name, function = batch_id.encode(), task.encode()
     words = indexes.tobytes() + ends.tobytes()
-    size = len(name) + len(function) + len(words) + len(text)
+    size = len(name) + len(function) + len(words) + len(text) + len(savepoint)
     head = _LEASE.pack(size, number, attempt, len(indexes), timeout_s, len(name), len(function))
-    return b"".join((head, name, function, words, text))
+    return b"".join((head, name, function, words, text, savepoint))
 
 
 def lease_bytes(text: bytes) -> int:
@@ -141,6 +143,8 @@ def unpack_lease(text: bytes) -> Lease:
     indexes_at = task_at + task_length
     ends_at = indexes_at + count * _WORD_BYTES
     items_at = ends_at + count * _WORD_BYTES
+    ends = array(_WORD, text[ends_at:items_at])
+    saved_at = items_at + (ends[-1] if ends else 0)
     return Lease(
         number,
         text[LEASE_HEAD_BYTES:task_at].decode(),
@@ -148,8 +152,9 @@ def unpack_lease(text: bytes) -> Lease:
         attempt,
         timeout_s,
         array(_WORD, text[indexes_at:ends_at]),
-        array(_WORD, text[ends_at:items_at]),
-        text[items_at:],
+        ends,
+        text[items_at:saved_at],
+        text[saved_at:],
     )
 
 

@@ -28,7 +28,8 @@ log = logging.getLogger("quiesce.pool")
 #: anybody for each one is several times as fast.
 GATHER_S = 0.001
 # Plain numbers: an operation on an enum member costs as much as the rest of a report.
-_READY, _PROGRESS, _LEASE_ENDED = int(Kind.READY), int(Kind.PROGRESS), int(Kind.LEASE_ENDED)
+_READY, _LEASE_ENDED = int(Kind.READY), int(Kind.LEASE_ENDED)
+_PROGRESS, _SAVED = int(Kind.PROGRESS), int(Kind.SAVED)
 _LAST, _LEFT_THREADS = int(Flag.LAST), int(Flag.LEFT_THREADS)
 _ENDINGS = {int(ending): ending for ending in Ending}
 _NONE = Remarks.NONE
@@ -149,7 +150,9 @@ class Reports:
         if held is not None and held.lease.number != lease:
             held = self._skip_void(worker, lease)
         if held is None or held.lease.number != lease:
-            if kind == _PROGRESS or (kind == _LEASE_ENDED and worker.page.has_voided(lease)):
+            if kind in (_PROGRESS, _SAVED) or (
+                kind == _LEASE_ENDED and worker.page.has_voided(lease)
+            ):
                 return  # of no use any more
             raise BrokenFrame(f"a report on lease {lease}, which it does not hold")
         if kind in _ENDINGS:
@@ -161,9 +164,8 @@ class Reports:
             else:
                 held.done = position + 1
                 desk.deliver(held.job, [outcome])
-        elif kind == _PROGRESS:
-            index = held.lease.indexes[position]
-            held.job.listener.progressed(index, held.lease.attempt, report[7])
+        elif kind in (_PROGRESS, _SAVED):
+            _pass_on(held, kind, position, report[7])
         if flags & _LAST or kind == _LEASE_ENDED:
             desk.end_lease(worker, held)
 
@@ -214,6 +216,18 @@ def _read_plain(
         held.last_ended = outcomes[-1].ended
         held.done = first + len(outcomes)
     return at, is_last
+
+
+def _pass_on(held: Held, kind: int, position: int, text: bytes) -> None:
+    """What the running task says of itself; a thread of an earlier one may do so too late."""
+    if position != held.done or position >= held.until:
+        return
+    index, attempt, job = held.lease.indexes[position], held.lease.attempt, held.job
+    if kind == _PROGRESS:
+        job.listener.progressed(index, attempt, text)
+    else:
+        job.save(index, text)
+        job.listener.saved(index, attempt, text)
 
 
 def _outcome(held: Held, report: Report, pid: int) -> Outcome:

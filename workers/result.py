@@ -177,6 +177,9 @@ class Collector:
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         pass
 
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
+        pass
+
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         pass
 

@@ -15,17 +15,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from workers.context import Progress
-from workers.errors import CatalogError, ParametersInvalid, ResultNotJson
+from workers.errors import CatalogError, NotJson, ParametersInvalid, ResultNotJson
+from workers.jsontext import strict_adapter, write_json
+from workers.savepoint import Savepoint
 from workers.stop import StopEvent
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: What the worker fills in by itself; everything else is a parameter of the item.
-INJECTED = (StopEvent, Progress)
+INJECTED = (StopEvent, Progress, Savepoint)
 
-_N, _I, _QUOTE = b'NI"'
-# Possessive, so that a string of a hundred megabytes is matched without remembering its way back.
-_STRING_OR_NON_NUMBER = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|NaN|-?Infinity')
 _MARK = "__quiesce_task__"
 _MAX_GAP = "__quiesce_max_gap__"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -43,8 +42,8 @@ def task(function: Any = None, /, *, name: str | None = None, max_gap: float | N
     It may be `async`. `max_gap` is the longest time, in seconds, that it means to go without a look
     at its event; after that, its stack is kept for its author (else after `QUIESCE_MAX_GAP`).
 
-    Its parameters must be annotated with types pydantic understands; those annotated `StopEvent` or
-    `Progress` are filled in by the worker. The docstring is the catalog's text.
+    Its parameters must be annotated with types pydantic understands; those annotated `StopEvent`,
+    `Progress` or `Savepoint` are filled in by the worker. The docstring is the catalog's text.
     """
 
     def mark(function: Any) -> Any:
@@ -95,13 +94,9 @@ class TaskSpec:
         A pydantic model decides by its own config how NaN and Infinity are written: as null, mostly.
         """
         try:
-            text = self.dump([value], warnings=False)[1:-1]
-        except (ValueError, TypeError, RecursionError) as error:
+            return write_json(self.dump, value)
+        except NotJson as error:
             raise ResultNotJson(str(error)) from None
-        # Cheap tests first: few results have a capital N or I, fewer still one of these words.
-        if (_N in text or _I in text) and (b"NaN" in text or b"Infinity" in text):
-            _refuse_non_numbers(text)
-        return text
 
 
 def describe(function: Callable[..., Any], module: str) -> TaskSpec:
@@ -122,7 +117,7 @@ def describe(function: Callable[..., Any], module: str) -> TaskSpec:
     fields, defaults, injected = _parameters(function, hints, where)
     try:
         parameters = _adapter_of_parameters(name, fields)
-        result = _adapter_of_result(hints.get("return", Any))
+        result = strict_adapter(hints.get("return", Any))
         schema = _schema(parameters, fields, defaults)
     except Exception as error:  # types bring code of their own, which may raise anything
         raise CatalogError(f"{where}: pydantic cannot handle its types: {error}") from error
@@ -175,13 +170,6 @@ def _adapter_of_parameters(name: str, fields: dict[str, Any]) -> TypeAdapter[dic
     return TypeAdapter(shape)
 
 
-def _adapter_of_result(annotation: Any) -> TypeAdapter[Any]:
-    """Non-numbers are written out, not made null, so that `TaskSpec.write` can refuse them."""
-    wanted: Any = Any if annotation is None else annotation
-    # Behind a list, a dataclass or typed dictionary takes this config too; a model keeps its own.
-    return TypeAdapter(list[wanted], config=ConfigDict(ser_json_inf_nan="constants"))
-
-
 def _schema(
     parameters: TypeAdapter[Any], fields: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -200,10 +188,3 @@ def _schema(
 
 def _problems(error: ValidationError) -> list[Any]:
     return error.errors(include_url=False, include_context=False, include_input=False)
-
-
-def _refuse_non_numbers(text: bytes) -> None:
-    """Find NaN and Infinity outside the strings of a JSON text. Raises ResultNotJson."""
-    for found in _STRING_OR_NON_NUMBER.finditer(text):
-        if text[found.start()] != _QUOTE:
-            raise ResultNotJson(f"JSON has no {found[0].decode()}")

@@ -27,6 +27,7 @@ from workers.page import Page, create_page
 from workers.pool import Pool, PoolSettings
 from workers.process import WorkerProcess
 from workers.result import Collector
+from workers.savepoint import Savepoint
 from workers.stack import ask_for_sample, task_frames
 from workers.stage import Stage
 from workers.stop import StopEvent, set_current
@@ -47,13 +48,19 @@ _BATCH = "test"
 
 
 def run_task(
-    function: Callable[..., Any], /, *, stop_after: float | None = None, **parameters: Any
+    function: Callable[..., Any],
+    /,
+    *,
+    stop_after: float | None = None,
+    savepoint: Savepoint | None = None,
+    **parameters: Any,
 ) -> Any:
     """Call a task in this process as a worker would; what a client would read as its result.
 
-    The parameters are checked as those of an item, `StopEvent` and `Progress` are filled in, and
+    The parameters are checked as those of an item, what the worker provides is filled in, and
     the result goes through JSON. Everything that a `StopEvent` can do works. The event is set
-    `stop_after` seconds after the task has begun, with 0 before it begins; never by default.
+    `stop_after` seconds after the task has begun, with 0 before it begins; never by default. What
+    it saves is in `savepoint` afterwards, and a second call with that goes on from there.
 
     raises  whatever the task raises, `Stopped` included; ParametersInvalid and ResultNotJson as a
             worker would report them; CatalogError if the service would not take the function;
@@ -70,7 +77,7 @@ def run_task(
     with _stage(spec, item) as (stage, inbox, stop), _stopping(inbox, stop_after):
         arguments = spec.parse(item)
         for name, wanted in spec.injected.items():
-            arguments[name] = stop if wanted is StopEvent else Progress(lambda _: None)
+            arguments[name] = _fill_in(wanted, stop, savepoint)
         value = spec.function(**arguments)
         if spec.is_async:
             value = complete(value, stage, inbox)
@@ -128,6 +135,15 @@ def _prepare(function: Callable[..., Any], parameters: dict[str, Any]) -> tuple[
 
 
 # --- in this process ----------------------------------------------------------------------------
+
+
+def _fill_in(wanted: type, stop: StopEvent, savepoint: Savepoint | None) -> object:
+    """What the worker would pass to a parameter of that type."""
+    if wanted is StopEvent:
+        return stop
+    if wanted is Savepoint:
+        return Savepoint() if savepoint is None else savepoint
+    return Progress(lambda _: None)
 
 
 @contextmanager

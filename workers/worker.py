@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from _thread import _count as running_threads
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -20,8 +21,10 @@ from workers.coroutines import complete
 from workers.descriptors import PIPES_LOST, Pipe
 from workers.errors import ResultTooLarge
 from workers.inbox import Inbox, follow
+from workers.interrupts import uninterrupted
 from workers.messages import Flag, Kind, Lease, lease_bytes, pack_report, unpack_lease
 from workers.page import VOID, Page
+from workers.savepoint import Savepoint
 from workers.stage import Stage
 from workers.stop import StopEvent
 from workers.stopped import Stopped
@@ -143,14 +146,17 @@ class Worker:
     def _attempt(self, spec: TaskSpec, lease: Lease, position: int) -> tuple[int, bytes]:
         """One call of the task function, whatever it does: (kind, payload)."""
         progress: Progress | None = None
+        savepoint: Savepoint | None = None
         try:
             arguments = spec.parse(lease.item(position))
             for name, wanted in spec.injected.items():
                 if wanted is StopEvent:
                     arguments[name] = self._stage.stop_event()
+                elif wanted is Savepoint:
+                    savepoint = savepoint or self._savepoint(lease, position)
+                    arguments[name] = savepoint
                 else:
-                    report = partial(self._report_progress, lease.number, position)
-                    progress = progress or Progress(report)
+                    progress = progress or Progress(self._reporter(Kind.PROGRESS, lease, position))
                     arguments[name] = progress
             # In a context of its own: what it sets there, as decimal's precision, ends with it.
             value = copy_context().run(spec.function, **arguments)
@@ -174,12 +180,22 @@ class Worker:
         if progress is not None:
             with suppress(BaseException):  # the task has ended otherwise; this may be odd
                 progress.end()
+        if savepoint is not None:
+            savepoint.end()
         return kind, payload
 
-    def _report_progress(self, lease: int, position: int, text: bytes) -> None:
+    def _savepoint(self, lease: Lease, position: int) -> Savepoint:
+        return Savepoint(lease.savepoint or None, self._reporter(Kind.SAVED, lease, position))
+
+    def _reporter(self, kind: Kind, lease: Lease, position: int) -> Callable[[bytes], None]:
+        return partial(self._report, kind, lease.number, position)
+
+    def _report(self, kind: Kind, lease: int, position: int, text: bytes) -> None:
+        """What a running task says."""
         if getpid() == self._pid and not self._inbox.is_closed:  # not from a task's own fork
-            self._check_reports()
-            self._write(pack_report(Kind.PROGRESS, lease, position, text))
+            with uninterrupted():  # half a frame is none
+                self._check_reports()
+                self._write(pack_report(kind, lease, position, text))
 
     def _finish(self, began: float) -> tuple[float, float, int]:
         """Put back what a task changed and end what it left: (ended, noticed, flags to report)."""

@@ -142,6 +142,8 @@ class TaskView(View):
     """The stop of this one task, if one was asked for; its batch tells of its own."""
     progress: RawProgress = None
     """What it last said about itself; left out if it never did."""
+    savepoint: Annotated[RawJson, Field(examples=[{"done": 3}])] = None
+    """What it saved last, to go on from; left out in a list, and once it has succeeded."""
     result: Annotated[RawJson, Field(examples=["1: done"])] = None
     """What it returned; left out if it has not."""
     error: RawError = None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from time import monotonic, sleep
 
-from workers import Progress, StopEvent, Stopped, task
+from workers import Progress, Savepoint, StopEvent, Stopped, task
 
 
 @task
@@ -53,6 +53,24 @@ def give_up() -> None:
 def half_way(*, stop: StopEvent, progress: Progress) -> None:
     """Report progress, then wait until asked to stop."""
     progress(1, 2, "half")
+    stop.wait(60)
+    stop.raise_if_set()
+
+
+@task
+def go_on(fails: bool = True, *, savepoint: Savepoint) -> list[int]:
+    """Save one more number than the attempt before; fail, or return them all."""
+    numbers = [*savepoint.load([]), 1]
+    savepoint.save(numbers)
+    if fails and len(numbers) < 3:
+        raise ValueError(f"at {len(numbers)}")
+    return numbers
+
+
+@task
+def save_and_wait(*, stop: StopEvent, savepoint: Savepoint) -> None:
+    """Save where it is, then wait until asked to stop."""
+    savepoint.save({"page": 7})
     stop.wait(60)
     stop.raise_if_set()
 

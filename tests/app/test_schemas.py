@@ -111,6 +111,7 @@ VIEWS: dict[str, View] = {
     "task": task_view(),
     "task with result": task_view(result=RAW),
     "task with error and progress": task_view(error=FAILED, progress=DONE),
+    "task with savepoint": task_view(savepoint=RAW),
     "stopped task": task_view(stop=task_stop_view(settled_at=NOW, took=0.5, noticed=0.1)),
     "silent task": task_view(stop=task_stop_view(), stack=STACK, error=FAILED),
     "page of tasks": TaskPage(next=None, tasks=[task_view(), task_view(result=b"null")]),

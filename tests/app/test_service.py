@@ -173,6 +173,37 @@ def test_a_running_task_shows_worker_and_progress(http: Client) -> None:
     assert http.stop(batch).json()["state"] == "stopped"
 
 
+def test_a_task_shows_its_savepoint_until_it_has_succeeded(http: Client) -> None:
+    """What a later run could go on from: while it runs, and when it was stopped."""
+    batch = http.submit("save_and_wait")
+    link = batch["links"]["tasks"]
+    eventually(lambda: http.get(link + "/0").json(), lambda seen: "savepoint" in seen)
+    http.stop(batch)
+
+    assert http.get(link + "/0").json()["savepoint"] == {"page": 7}
+    assert "savepoint" not in http.get(link).json()["tasks"][0]
+
+
+def test_a_retry_goes_on_from_the_savepoint(http: Client) -> None:
+    """Of which nothing is left once the task has succeeded."""
+    retries = {"max_attempts": 3, "backoff": 0}
+    batch = http.look(http.submit("go_on", options={"retries": retries}), wait=20)
+    task = http.get(batch["links"]["tasks"] + "/0").json()
+
+    assert batch["results"][0]["result"] == [1, 1, 1]
+    assert task["attempt"] == 3
+    assert "savepoint" not in task
+
+
+def test_a_task_that_failed_for_good_keeps_its_savepoint(http: Client) -> None:
+    """Somebody may want to know how far it came."""
+    retries = {"max_attempts": 2, "backoff": 0}
+    batch = http.look(http.submit("go_on", options={"retries": retries}), wait=20)
+
+    assert batch["state"] == "failed"
+    assert http.get(batch["links"]["tasks"] + "/0").json()["savepoint"] == [1, 1]
+
+
 def test_a_task_that_gives_up_unasked_does_not_count_as_success(http: Client) -> None:
     """It raised Stopped: it has not done all its work."""
     assert http.look(http.submit("give_up"), wait=20)["state"] == "stopped"

@@ -70,6 +70,7 @@ class Batch(Collector):
         self.causes: list[StopCause] = []
         self.retried: list[Outcome] = []
         self.progress: list[dict[str, Any]] = []
+        self.saves: list[tuple[int, int, Any]] = []  # index, attempt, value
         self.samples: list[StackSample] = []
         self.times_settled = 0
         self.reported: list[int] = []
@@ -89,6 +90,10 @@ class Batch(Collector):
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         assert index not in self.outcomes, f"attempt {attempt} has ended"
         self.progress.append(json.loads(progress))
+
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
+        assert index not in self.outcomes, f"attempt {attempt} has ended"
+        self.saves.append((index, attempt, json.loads(savepoint)))
 
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
         assert index not in self.outcomes, f"attempt {attempt} has ended"

@@ -145,12 +145,20 @@ def lease_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     WORDS,
     TIMES,
+    st.binary(max_size=20),
 )
 def test_a_lease_comes_out_as_it_went_in(
-    texts: list[bytes], number: int, batch: str, task: str, attempt: int, timeout_s: float
+    texts: list[bytes],
+    number: int,
+    batch: str,
+    task: str,
+    attempt: int,
+    timeout_s: float,
+    savepoint: bytes,
 ) -> None:
     """Names in any alphabet, items of any bytes, each found at its position."""
     lease = lease_of(texts, number, batch, task, attempt, timeout_s)
+    lease = lease._replace(savepoint=savepoint)
     text = pack_lease(lease)
     found = unpack_lease(text)
 

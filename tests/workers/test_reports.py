@@ -66,6 +66,9 @@ class Desk:
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         self.said.append((index, attempt, progress))
 
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
+        self.said.append((index, attempt, savepoint))
+
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None: ...
 
     def stopping(self, cause: StopCause) -> None: ...
