@@ -48,12 +48,15 @@ class Stops:
         if job.is_settled:
             self._on_settled(job)
         elif grace_s is not None:
-            due = job.stop_asked + grace_s
-            if job.kill_due is None or due < job.kill_due:
-                job.kill_due = due
-                if job.kill_timer is not None:
-                    self._loop.cancel(job.kill_timer)
-                job.kill_timer = self._loop.call_at(due, partial(self._kill_rest, job))
+            self._allow(job, job.stop_asked + grace_s, partial(self._kill_rest, job))
+
+    def _allow(self, stopped: Job | TaskStop, due: float, kill: Callable[[], None]) -> None:
+        """Its grace is over then, unless it is before."""
+        if stopped.kill_due is None or due < stopped.kill_due:
+            stopped.kill_due = due
+            if stopped.kill_timer is not None:
+                self._loop.cancel(stopped.kill_timer)
+            stopped.kill_timer = self._loop.call_at(due, kill)
 
     def _begin(self, job: Job, cause: StopCause | None) -> None:
         """Set the event where the batch runs; what has not begun never will."""
@@ -98,14 +101,7 @@ class Stops:
                 return
         stop.waiters.append(on_settled)
         if grace_s is not None:
-            due = stop.asked + grace_s
-            if stop.kill_due is None or due < stop.kill_due:
-                stop.kill_due = due
-                if stop.kill_timer is not None:
-                    self._loop.cancel(stop.kill_timer)
-                stop.kill_timer = self._loop.call_at(
-                    due, partial(self._kill_task, job, index, stop)
-                )
+            self._allow(stop, stop.asked + grace_s, partial(self._kill_task, job, index, stop))
 
     def _begin_task(self, job: Job, index: int) -> TaskStop | None:
         """Tell the worker that has it in hand; None if nothing of it runs or will."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,14 @@ def async_pool(async_workers: Driver) -> Iterator[Driver]:
     """The same workers for each test: whatever one leaves must not reach the next."""
     yield async_workers
     assert async_workers.is_well()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """What a task blocks on until the test writes to it."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    return path
 
 
 @pytest.fixture

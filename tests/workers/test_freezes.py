@@ -32,10 +32,8 @@ def pool() -> Iterator[Driver]:
 
 
 @contextmanager
-def starting_a_program(pool: Driver, folder: Path) -> Iterator[tuple[WorkerProcess, Batch]]:
+def starting_a_program(pool: Driver, fifo: Path) -> Iterator[tuple[WorkerProcess, Batch]]:
     """Its worker waits, as vfork does, for a child that is stuck before its program begins."""
-    fifo = folder / "input"
-    os.mkfifo(fifo)
     batch = pool.submit("start_program_with", [{"input_path": str(fifo)}])
     pool.running(batch)
     [worker] = pool.pool.staff.workers.values()
@@ -51,10 +49,10 @@ def is_to_stand_still(pid: int) -> bool:
 
 
 def test_a_worker_that_is_frozen_while_it_starts_a_program_goes_on(
-    pool: Driver, tmp_path: Path
+    pool: Driver, fifo: Path
 ) -> None:
     """Were the child to stand still as well, its parent could not, and would wait for ever."""
-    with starting_a_program(pool, tmp_path) as (worker, batch):
+    with starting_a_program(pool, fifo) as (worker, batch):
         pool.pool._loop.call(pool.pool.staff.freeze, worker)
         eventually(lambda: is_to_stand_still(worker.pid))
 
@@ -63,10 +61,10 @@ def test_a_worker_that_is_frozen_while_it_starts_a_program_goes_on(
 
 
 def test_a_worker_that_cannot_be_frozen_is_spared_if_it_is_in_something_else(
-    pool: Driver, tmp_path: Path
+    pool: Driver, fifo: Path
 ) -> None:
     """It would stay condemned for what it has left behind, and could not be killed for its own."""
-    with starting_a_program(pool, tmp_path) as (worker, batch):
+    with starting_a_program(pool, fifo) as (worker, batch):
         kills = pool.pool._engine._kills
         pool.pool._loop.call(kills.condemn, worker, Ending.KILLED, 1)
         eventually(lambda: worker.state is WorkerState.CONDEMNED)
@@ -76,24 +74,20 @@ def test_a_worker_that_cannot_be_frozen_is_spared_if_it_is_in_something_else(
     assert pool.is_well()
 
 
-def with_one_that_holds_the_gil(
-    pool: Driver, folder: Path, max_parallel: int | None = None
-) -> tuple[Path, Batch]:
+def with_one_that_holds_the_gil(pool: Driver, fifo: Path, max_parallel: int | None = None) -> Batch:
     """A batch of short tasks, of which one holds the GIL until the FIFO is written to, and runs."""
-    fifo = folder / "fifo"
-    os.mkfifo(fifo)
     items = [{"fifo": ""}] * TOTAL
     items[STUCK] = {"fifo": str(fifo)}
     batch = pool.submit("hold_the_gil_if", items, max_parallel=max_parallel)
     eventually(lambda: len(batch.outcomes) >= STUCK and pool.pool.running(batch.id))
-    return fifo, batch
+    return batch
 
 
-def test_the_rest_of_a_lease_does_not_wait_for_a_task_that_holds_the_gil(tmp_path: Path) -> None:
+def test_the_rest_of_a_lease_does_not_wait_for_a_task_that_holds_the_gil(fifo: Path) -> None:
     """Its worker cannot give it back, so it is taken, and another one runs it."""
     with running_pool(workers=2, modules=MODULES) as pool:
         before = pool.pids()
-        fifo, batch = with_one_that_holds_the_gil(pool, tmp_path)
+        batch = with_one_that_holds_the_gil(pool, fifo)
         eventually(lambda: len(batch.outcomes) == TOTAL - 1)
 
         assert STUCK not in batch.outcomes
@@ -102,10 +96,10 @@ def test_the_rest_of_a_lease_does_not_wait_for_a_task_that_holds_the_gil(tmp_pat
         assert pool.pids() == before
 
 
-def test_what_was_taken_back_is_not_begun_as_well(pool: Driver, tmp_path: Path) -> None:
+def test_what_was_taken_back_is_not_begun_as_well(pool: Driver, fifo: Path) -> None:
     """The worker has nothing but its page to learn it from, and may be past the GIL at once."""
     before = pool.pids()
-    fifo, batch = with_one_that_holds_the_gil(pool, tmp_path, max_parallel=1)
+    batch = with_one_that_holds_the_gil(pool, fifo, max_parallel=1)
     [worker] = pool.pool.staff.workers.values()
     pool.pool._loop.call(pool.pool._engine._kills.reclaim, worker)
     eventually(lambda: [held.until - held.done for held in worker.leases] == [1])
@@ -115,11 +109,9 @@ def test_what_was_taken_back_is_not_begun_as_well(pool: Driver, tmp_path: Path) 
     assert pool.pids() == before
 
 
-def test_a_task_behind_one_that_holds_the_gil_is_stopped_at_once(
-    pool: Driver, tmp_path: Path
-) -> None:
+def test_a_task_behind_one_that_holds_the_gil_is_stopped_at_once(pool: Driver, fifo: Path) -> None:
     """The answer does not wait for a bystander, and says that it never started."""
-    fifo, batch = with_one_that_holds_the_gil(pool, tmp_path, max_parallel=1)
+    batch = with_one_that_holds_the_gil(pool, fifo, max_parallel=1)
     outcome = ask_to_stop(pool, batch, STUCK + 1).wait()
 
     assert outcome is not None

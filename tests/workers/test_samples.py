@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,14 +21,6 @@ def pool() -> Iterator[Driver]:
     """Two workers with a short limit."""
     with running_pool(modules=MODULES, max_gap_s=MAX_GAP_S) as pool:
         yield pool
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """What a task blocks on."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
 
 
 def names_of(batch: Batch) -> list[str]:

@@ -40,14 +40,6 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """What the task waits for in its section."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 def in_section(pool: Driver, log: Path, task: str, **parameters: object) -> Batch:
     """A batch of one task that has begun its section."""
     batch = pool.submit(task, [{"log": str(log), **parameters}])

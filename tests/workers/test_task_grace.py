@@ -31,14 +31,6 @@ def pool() -> Iterator[Driver]:
         yield pool
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """What a task blocks on that does not look."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 def test_without_grace_it_may_take_as_long_as_it_likes(pool: Driver, fifo: Path) -> None:
     """Promise 5, for one task."""
     pids = pool.pids()

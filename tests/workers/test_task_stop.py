@@ -27,14 +27,6 @@ def pool() -> Iterator[Driver]:
         yield pool
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    """What a task blocks on that does not look."""
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 # --- that waits ---------------------------------------------------------------------------------
 
 
