@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from math import ceil, inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO, TYPE_CHECKING, Any, Self, TypedDict
 
 from workers.linux import group_members
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.05
 #: How often to look whether those that the program has left behind have ended.
 LOOK_AT_GROUP_S = 0.02
+LOOK_AT_KILLED_S = 0.001
 #: Not even SIGKILL ends a process that is stuck in the kernel; the worker deals with that.
 KILL_WAIT_S = 5.0
 READ_BYTES = 1 << 16
@@ -178,6 +179,14 @@ class Program:
         with suppress(ProcessLookupError, PermissionError):  # another user's, say
             os.killpg(self._process.pid, number)
 
+    def _kill(self) -> None:
+        """At once, and wait until all of the group are dead."""
+        self._process.kill()  # it may not lead its group yet
+        self._signal(signal.SIGKILL)
+        end = monotonic() + KILL_WAIT_S
+        while group_members(self._process.pid) and monotonic() < end:
+            sleep(LOOK_AT_KILLED_S)
+
     def _is_gone_within(self, limit_s: float) -> bool:
         """Whether all of the group end in time; what they write meanwhile is read."""
         end = monotonic() + limit_s
@@ -222,10 +231,9 @@ class Program:
         self._pipes.pop(fd).close()
 
     def _close(self) -> None:
-        """Reap it; kill it first if something went wrong before it ended."""
+        """Reap it; kill it and its group first if something went wrong before it ended."""
         if not self._has_ended and self._process.is_there:
-            self._process.kill()  # it may not lead its group yet
-            self._signal(signal.SIGKILL)
+            self._kill()
         for pipe in self._pipes.values():
             pipe.close()
         if self._process.is_there:
