@@ -24,6 +24,7 @@ _write_options = type(DEFAULT_OPTIONS).__pydantic_serializer__.to_json
 class Accepted(NamedTuple):
     """A new batch, and what its client is told."""
 
+    id: str
     link: str
     text: bytes
 

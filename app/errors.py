@@ -69,6 +69,21 @@ class RequestInvalid(QuiesceError):
         self.errors, self.is_complete = list(errors), is_complete
 
 
+class IdempotencyKeyReused(QuiesceError):
+    """Another request was sent with this key before."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key!r} was used for another request: take a new one")
+
+
+class IdempotencyKeyInUse(QuiesceError):
+    """The first request with this key has not been answered yet."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the first request with the key {key!r} is still being read")
+        self.retry_after_s = 1
+
+
 class NoFilter(QuiesceError):
     """Stopping many batches needs to be told which."""
 

@@ -16,6 +16,7 @@ from app.datadir import lock_data_dir
 from app.docs import router as docs_router
 from app.draft import IntakeLimits
 from app.drain import Drain
+from app.idempotency import Keys
 from app.openapi import install as install_openapi
 from app.problems import install as install_problems
 from app.routes import batch_tasks, batches, operations, tasks
@@ -88,6 +89,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(drain.close)
         stack.enter_context(drain_on_signals(drain))
         app.state.service = service
+        app.state.keys = Keys(lambda batch_id: service.store.record(batch_id) is not None)
         yield
 
 

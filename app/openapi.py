@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from app.batch_query import described_parameters
 from app.errors import RequestInvalid
+from app.idempotency import described_key
 from app.problems import INTERNAL, KINDS, Problem, describe
 from app.task_schemas import NEW_BATCH, add_new_batch
 from workers.catalog import Catalog
@@ -154,7 +155,7 @@ def _amend_post(document: Json, components: Json, catalog: Catalog) -> None:
             NDJSON: _items_as_lines(components, examples),
         },
     }
-    post["parameters"] = list(described_parameters())
+    post["parameters"] = [*described_parameters(), described_key()]
     for parameter in post["parameters"]:
         _amend_parameter(parameter)
         if parameter["name"] == "task":

@@ -38,11 +38,13 @@ KINDS: Mapping[type[QuiesceError], Kind] = {
     errors.BatchNotFound: Kind(404, "batch-not-found", "No such batch"),
     errors.TaskRecordNotFound: Kind(404, "task-record-not-found", "No such task in the batch"),
     errors.TaskNotFound: Kind(404, "task-not-found", "No such task in the catalog"),
+    errors.IdempotencyKeyInUse: Kind(409, "key-in-use", "The first request is under way"),
     errors.BodyTooLarge: Kind(413, "body-too-large", "The body is too large"),
     errors.NotJsonMediaType: Kind(415, "not-json", "Only JSON is understood"),
     errors.BodyEncoded: Kind(415, "body-encoded", "Compressed bodies are not understood"),
     errors.UnknownTask: Kind(422, "unknown-task", "Unknown task"),
     errors.RequestInvalid: Kind(422, "request-invalid", "The request has mistakes"),
+    errors.IdempotencyKeyReused: Kind(422, "key-reused", "The key belongs to another request"),
     errors.NoFilter: Kind(422, "no-filter", "No filter was given"),
     errors.CursorInvalid: Kind(422, "cursor-invalid", "Unknown cursor"),
     errors.ServiceDraining: Kind(503, "draining", "The service is shutting down"),
@@ -131,8 +133,8 @@ def responses_for(*error_classes: type[QuiesceError]) -> dict[int | str, dict[st
         kind = KINDS[error_class]
         by_status.setdefault(kind.status, []).append(kind)
     described = {status: describe(kinds) for status, kinds in by_status.items()}
-    if errors.ServiceDraining in error_classes:
-        described[503]["headers"] = {"Retry-After": RETRY_AFTER}
+    for error_class in {errors.ServiceDraining, errors.IdempotencyKeyInUse} & {*error_classes}:
+        described[KINDS[error_class].status]["headers"] = {"Retry-After": RETRY_AFTER}
     return described
 
 
@@ -176,6 +178,8 @@ EXAMPLES: Mapping[str, QuiesceError] = {
         errors.RequestInvalid(
             [FieldError("/items/3/seconds", "Input should be a valid integer")],
         ),
+        errors.IdempotencyKeyReused("5f0c6b1e"),
+        errors.IdempotencyKeyInUse("5f0c6b1e"),
         errors.NoFilter(),
         errors.CursorInvalid(),
         errors.ServiceDraining(10),
@@ -233,7 +237,7 @@ def _mistake(error: FieldError) -> dict[str, str]:
 
 def _headers_of(error: QuiesceError) -> dict[str, str]:
     match error:
-        case errors.ServiceDraining():
+        case errors.ServiceDraining() | errors.IdempotencyKeyInUse():
             return {"Retry-After": str(error.retry_after_s)}
         case errors.NotJsonMediaType():
             return {"Accept": "application/json, application/x-ndjson"}

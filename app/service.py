@@ -99,7 +99,7 @@ class Service:
         link = batch_link(given.id)
         if not len(draft.items):
             self.store.settle(given.id)
-            return Accepted(link, self.views.batch(record.snapshot()).to_json())
+            return Accepted(given.id, link, self.views.batch(record.snapshot()).to_json())
         result = AsyncResult(record)
         self.registry.add(given.id, Entry(given.id, result, self.backend))
         recorder = Recorder(given.id, result, self.store, self.registry, self._stopper)
@@ -110,7 +110,7 @@ class Service:
             self.store.discard(given.id)
             raise ServiceDraining(RETRY_AFTER_S) from None
         # As it was accepted, whatever the pool has done with it by the time this is read.
-        return Accepted(link, self._accepted_text.write(given))
+        return Accepted(given.id, link, self._accepted_text.write(given))
 
     def glance(self, batch_id: str) -> Glance:
         """Look at a batch. Raises BatchNotFound."""

@@ -9,12 +9,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.accepted import Accepted
 from app.errors import (
     BatchNotFound,
     BodyEncoded,
     BodyNotJson,
     BodyTooLarge,
     CursorInvalid,
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
     NoFilter,
     NotJsonMediaType,
     RequestInvalid,
@@ -22,6 +25,7 @@ from app.errors import (
     UnknownTask,
 )
 from app.glance import Glance
+from app.idempotency import REPLAYED, create_once, key_of
 from app.intake import read_draft
 from app.problems import responses_for
 from app.routes.parameters import BatchId, GetQuery, ListQuery, StopManyQuery, StopQuery
@@ -30,6 +34,7 @@ from app.routes.replies import (
     LOCATION,
     NDJSON,
     RETRY_AFTER,
+    WAS_REPLAYED,
     answer,
     send,
     send_text,
@@ -52,10 +57,12 @@ IfNoneMatch = Annotated[
     status_code=202,
     response_class=Response,
     responses={
-        202: answer("Accepted, and queued.", BatchView, {"Location": LOCATION}),
+        202: answer(
+            "Accepted, and queued.", BatchView, {"Location": LOCATION, REPLAYED: WAS_REPLAYED}
+        ),
         **responses_for(
             BodyNotJson, BodyTooLarge, NotJsonMediaType, BodyEncoded, RequestInvalid, UnknownTask,
-            ServiceDraining,
+            IdempotencyKeyInUse, IdempotencyKeyReused, ServiceDraining,
         ),
     },
 )  # fmt: skip
@@ -65,13 +72,25 @@ async def create_batch(request: Request) -> Response:
     All of the batch is in the body if that is JSON, and the query is empty. If the body is NDJSON
     (`application/x-ndjson`, `application/ndjson`, `application/jsonl`), each of its lines is an item,
     blank lines are skipped, and the query has the rest: at least `task`.
+
+    With an `Idempotency-Key`, the same request sent again gets the same answer, and nothing runs
+    twice: for a client that cannot know whether its first try has arrived.
     """
     service = service_of(request)
     service.refuse_while_draining()  # before a large body is read for nothing
-    state = request.app.state
-    draft = await read_draft(request, service.catalog, state.intake_limits)
-    batch = service.create(draft)
-    return send_text(batch.text, 202, {"Location": batch.link})
+    limits = request.app.state.intake_limits
+
+    async def create(request: Request) -> Accepted:
+        return service.create(await read_draft(request, service.catalog, limits))
+
+    key = key_of(request)
+    if key is None:
+        batch = await create(request)
+        return send_text(batch.text, 202, {"Location": batch.link})
+    keys = request.app.state.keys
+    batch, was_before = await create_once(request, key, keys, limits.body_bytes, create)
+    marks = {REPLAYED: "true"} if was_before else {}
+    return send_text(batch.text, 202, {"Location": batch.link, **marks})
 
 
 @router.get(

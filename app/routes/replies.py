@@ -23,6 +23,10 @@ TASK_LOCATION = {
     "description": "Where the task is.",
     "schema": {"type": "string", "format": "uri-reference"},
 }
+WAS_REPLAYED = {
+    "description": "`true` if this is the answer to an earlier request with that key.",
+    "schema": {"type": "string", "const": "true"},
+}
 RETRY_AFTER = {
     "description": "In how many seconds the stop will be over, as far as can be told; "
     f"at most {MOST_RETRY_AFTER_S}.",

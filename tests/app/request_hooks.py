@@ -1,6 +1,8 @@
 """Hooks for schemathesis: what no schema can say, and waits that nobody has the time for."""
 
+import re
 from typing import Any
+from uuid import uuid4
 
 import schemathesis
 
@@ -10,6 +12,7 @@ NDJSON = "application/x-ndjson"
 #: Lines for a task; a blank one is no item, and so fits every other.
 LINES = {"countdown": '{"identifier": 1, "seconds": 0}\r\n\n{"identifier": 2, "seconds": 0}'}
 NO_ITEM = "\n"
+KEY = r'[!#-~]{1,255}|"[!#-~]{1,255}"'
 
 
 @schemathesis.serializer(NDJSON)
@@ -27,8 +30,11 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 def match_query_and_body(case: Any) -> None:
     """All of a batch in JSON is in its body. Beside lines, the query has at least the task, and each
-    label once; the lines are its items: to a schema they are any text.
+    label once; the lines are its items: to a schema they are any text. A key is of one request only.
     """
+    headers = case.headers or {}
+    if re.fullmatch(KEY, str(headers.get("Idempotency-Key", ""))):
+        headers["Idempotency-Key"] = str(uuid4())
     if case.media_type == NDJSON:
         case.query = {"task": "countdown", **(case.query or {})}
         case.body = LINES.get(str(case.query["task"]), NO_ITEM)

@@ -121,9 +121,9 @@ def test_the_problems_of_a_post_are_all_described(document: Json) -> None:
     """What `read_draft` can raise is what the operation says, and nothing else."""
     responses = document["paths"]["/batches"]["post"]["responses"]
 
-    assert set(responses) == {"202", "400", "413", "415", "422", "500", "503"}
-    assert set(responses["503"]["headers"]) == {"Retry-After"}
-    assert set(responses["202"]["headers"]) == {"Location"}
+    assert set(responses) == {"202", "400", "409", "413", "415", "422", "500", "503"}
+    assert set(responses["503"]["headers"]) == set(responses["409"]["headers"]) == {"Retry-After"}
+    assert set(responses["202"]["headers"]) == {"Location", "Idempotency-Replayed"}
     assert set(responses["202"]["links"]) == {
         "get_batch",
         "preview_stop",

@@ -72,6 +72,8 @@ def test_types_are_unique_and_never_change() -> None:
         "body-too-large",
         "cursor-invalid",
         "draining",
+        "key-in-use",
+        "key-reused",
         "no-filter",
         "not-alive",
         "not-json",
