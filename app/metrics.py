@@ -64,6 +64,11 @@ class _Numbers(Collector):
         )
         dropped.add_metric([], totals.dropped)
         yield dropped
+        yield CounterMetricFamily(
+            "quiesce_batches_purged",
+            "Ended batches dropped because a client said so.",
+            totals.purged,
+        )
 
     def _of_pool(self) -> Iterator[Metric]:
         pool = self._service.pool()

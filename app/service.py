@@ -133,13 +133,19 @@ class Service:
         if not self.is_draining:
             await self._waits.wait(self._results([batch_id]), wait_s, is_poll=True)
 
-    async def stop(self, batch_id: str, ask: StopAsk, wait_s: float) -> Glance:
+    async def stop(
+        self, batch_id: str, ask: StopAsk, wait_s: float, *, purge: bool = False
+    ) -> Glance:
         """Stop a batch and wait until nothing of it runs, at most `wait_s` seconds.
 
         A caller that is cancelled meanwhile leaves the stop as it is. Raises BatchNotFound.
+
+        purge  forget the batch once it has ended, whoever waits for that
         """
         record = self._record(batch_id)
         self._request_stop(batch_id, ask)
+        if purge:
+            self.store.purge(batch_id)
         await self._waits.wait(self._results([batch_id]), wait_s)
         return self._glance(record)
 

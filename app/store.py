@@ -47,6 +47,7 @@ class Totals:
     tasks: Counter[TaskState] = field(default_factory=Counter)
     retries: int = 0
     dropped: int = 0
+    purged: int = 0
 
 
 class Store:
@@ -64,6 +65,7 @@ class Store:
         self._ids: list[str] = []  # sorted: ids grow with time; those of dropped ones still in it
         self._ended: OrderedDict[str, int] = OrderedDict()  # in the order they ended, with bytes
         self._ended_bytes = 0
+        self._to_purge: set[str] = set()  # active ones, to be forgotten when they have ended
         self._totals = Totals()
 
     def __len__(self) -> int:
@@ -180,12 +182,23 @@ class Store:
             for state, count in counts.items():
                 if count:
                     tasks[state] += count
+            if batch_id in self._to_purge:
+                self._purge(batch_id)
+                return True
             self._ended[batch_id] = size
             self._ended_bytes += size
             while len(self._ended) > 1 and self._is_over_limit():
                 self._totals.dropped += 1
                 self._remove(next(iter(self._ended)))
         return True
+
+    def purge(self, batch_id: str) -> None:
+        """Forget a batch: at once if it has ended, else as soon as it has."""
+        with self._lock:
+            if batch_id in self._ended:
+                self._purge(batch_id)
+            elif batch_id in self._records:
+                self._to_purge.add(batch_id)
 
     def totals(self) -> tuple[Totals, Counter[BatchState], Counter[TaskState]]:
         """What happened since the start, the active batches by state, and their tasks by state."""
@@ -198,6 +211,7 @@ class Store:
                 self._totals.tasks.copy(),
                 self._totals.retries,
                 self._totals.dropped,
+                self._totals.purged,
             )
             # Under the lock, so that a batch that ends meanwhile is counted exactly once.
             for record in (r for i, r in self._records.items() if i not in self._ended):
@@ -208,6 +222,11 @@ class Store:
 
     def _is_over_limit(self) -> bool:
         return len(self._ended) > self._keep_ended or self._ended_bytes > self._keep_ended_bytes
+
+    def _purge(self, batch_id: str) -> None:
+        self._to_purge.discard(batch_id)
+        self._totals.purged += 1
+        self._remove(batch_id)
 
     def _remove(self, batch_id: str) -> None:
         self._records.pop(batch_id, None)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.errors import BatchNotFound, CursorInvalid, RequestInvalid, TaskRecordNotFound
 from app.problems import responses_for
-from app.routes.parameters import BatchId, StopQuery, TaskIndex, TaskListQuery
+from app.routes.parameters import BatchId, StopTaskQuery, TaskIndex, TaskListQuery
 from app.routes.replies import RETRY_AFTER, TASK_LOCATION, answer, send, service_of, wait_of
 from app.schemas import TaskPage, TaskView
 
@@ -57,7 +57,7 @@ async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskInde
     },
 )
 async def stop_task_of_batch(
-    request: Request, batch_id: BatchId, index: TaskIndex, query: StopQuery
+    request: Request, batch_id: BatchId, index: TaskIndex, query: StopTaskQuery
 ) -> Response:
     """Stop one task safely: answers when nothing of it runs any more. The rest of its batch goes on."""
     service = service_of(request)

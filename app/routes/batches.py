@@ -147,9 +147,13 @@ async def get_batch(
     },
 )
 async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> Response:
-    """Stop a batch safely: answers when nothing of it runs any more. The record stays readable."""
+    """Stop a batch safely: answers when nothing of it runs any more.
+
+    The record stays readable, unless `purge` says otherwise.
+    """
     service = service_of(request)
-    glance = await service.stop(batch_id, query.ask, wait_of(request, query.wait))
+    wait_s = wait_of(request, query.wait)
+    glance = await service.stop(batch_id, query.ask, wait_s, purge=query.purge)
     view = service.show(glance)
     if glance.is_final:
         return send(view)

@@ -99,7 +99,14 @@ class _FilterParameters(_Parameters):
 
 
 class StopParameters(_StopParameters):
-    """Of DELETE /batches/{id} and DELETE /batches/{id}/tasks/{index}."""
+    """Of DELETE /batches/{id}."""
+
+    purge: bool = False
+    """Forget the batch once it has ended: this answer is then the last that is heard of it."""
+
+
+class StopTaskParameters(_StopParameters):
+    """Of DELETE /batches/{id}/tasks/{index}."""
 
 
 class StopManyParameters(_StopParameters, _FilterParameters):
@@ -138,6 +145,7 @@ BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
 TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
 GetQuery = Annotated[GetParameters, Query()]
 StopQuery = Annotated[StopParameters, Query()]
+StopTaskQuery = Annotated[StopTaskParameters, Query()]
 StopManyQuery = Annotated[StopManyParameters, Query()]
 ListQuery = Annotated[ListParameters, Query()]
 TaskListQuery = Annotated[TaskListParameters, Query()]
