@@ -265,18 +265,23 @@ def _why_not(pool: Pool, watch: _Watch, spec: TaskSpec, seconds: float, asked: f
         if stack := _stack(workers[0]):
             lines.append(f"It was here, the innermost call first:\n{stack.rstrip()}")
     if watch.result.wait(PATIENCE_S):
-        lines.insert(1, f"It ended after {watch.only.ended - asked:.3g} s.")
+        lines.insert(1, f"It ended after {_shown(watch.only.ended - asked)} s.")
     return "\n".join(lines)
+
+
+def _shown(seconds: float) -> str:
+    """To the millisecond."""
+    return f"{round(seconds, 3):g}"
 
 
 def _looks(task: RunningTask, now: float) -> str:
     if task.looked == task.began:
-        return f"It has never looked at its event, in {now - task.began:.3g} s."
+        return f"It has never looked at its event, in {_shown(now - task.began)} s."
     silent_s = now - task.looked
     gap = max(task.worst_gap_s, silent_s)
-    text = f"It last looked at its event {silent_s:.3g} s ago; its longest gap was {gap:.3g} s."
+    text = f"It last looked at its event {_shown(silent_s)} s ago; its longest gap was {_shown(gap)} s."
     if task.shielded_until > now:
-        text += f" Its critical section may take {task.shielded_until - now:.3g} s more."
+        text += f" Its critical section may take {_shown(task.shielded_until - now)} s more."
     return text
 
 
