@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from time import monotonic, sleep
 
 import httpx
 
+from tests.chaos.accounts import Account
 from tests.chaos.findings import Broken, Findings
 from tests.chaos.logbook import Line, read_lines
 from tests.chaos.mixture import Draft, draw
@@ -79,13 +79,12 @@ def _die(findings: Findings, place: Path, dice: Random) -> None:
     if monotonic() > over:
         findings.add(Broken.HUNG, f"it took {monotonic() - died:.1f} s until all was gone")
     for account in site.accounts.values():
-        _judge(findings, account.name, account.kinds, list(read_lines(account.log)), died)
+        _judge(findings, account, list(read_lines(account.log)), died)
 
 
-def _judge(
-    findings: Findings, name: str, kinds: Sequence[str], lines: list[Line], died: float
-) -> None:
+def _judge(findings: Findings, account: Account, lines: list[Line], died: float) -> None:
     """What one batch wrote after the death of its service."""
+    name, kinds = account.name, account.kinds
     findings.tasks += len(kinds)
     begun = {(line.index, line.pid): line for line in lines if line.word == "began"}
     ended = {(line.index, line.pid): line for line in lines if line.word == "ended"}
@@ -104,5 +103,6 @@ def _judge(
         line.at > died for line in ended.values()
     )
     for key in begun.keys() - ended.keys():
-        if kinds[key[0]] in LOOKING:
+        # With a time limit, it may have been killed for that before the service died.
+        if kinds[key[0]] in LOOKING and account.timeout_s is None:
             findings.add(Broken.LOST, f"{name}{list(key)} {kinds[key[0]]} was not told of the end")
