@@ -58,7 +58,8 @@ class Page:
         cannot contradict each other.
         """
         self.places[KEPT] = self.places[PLACE]
-        self.places[VOID] = lease << POSITION_BITS | MAX_LEASE_TASKS
+        end = lease << POSITION_BITS | MAX_LEASE_TASKS
+        self.places[VOID] = max(end, self.places[VOID])  # what was taken back stays so
 
     def place(self) -> Place:
         """The task that began last; whether it has ended is for the result pipe to say."""

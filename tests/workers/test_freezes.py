@@ -14,6 +14,7 @@ import pytest
 from tests.workers.answers import ask_to_stop, is_skipped
 from tests.workers.driver import Batch, Driver, eventually, running_pool
 from workers.backend import Ending, WorkerState
+from workers.page import Page, create_page
 from workers.process import WorkerProcess
 
 MODULES = tuple(
@@ -119,3 +120,18 @@ def test_a_task_behind_one_that_holds_the_gil_is_stopped_at_once(pool: Driver, f
     assert STUCK not in batch.outcomes
     fifo.write_text("go on")
     assert batch.wait().endings().count(Ending.RETURNED) == TOTAL - 1
+
+
+def test_what_was_taken_back_stays_so_when_less_is_taken_back_later() -> None:
+    """It may still be in the pipe, unread."""
+    fd = create_page()
+    page = Page(fd)
+    page.enter(5, 0, 0.0)
+    page.void(9)
+    page.void(5)
+    page.enter(7, 0, 0.0)
+
+    assert page.is_void()
+    assert page.has_voided(9)
+    page.close()
+    os.close(fd)
