@@ -108,7 +108,7 @@ class Dispatcher:
         due = monotonic() + GIVE_BACK_LIMIT_S
         for held in leases:
             held.is_called_back = True
-            if worker.held is not held or held.until - held.done > 1:
+            if _has_unbegun(worker, held):
                 self._loop.call_at(due, partial(self._insist, worker, held))
 
     def take_back(self, held: Held, position: int) -> None:
@@ -217,5 +217,10 @@ class Dispatcher:
 
     def _insist(self, worker: WorkerProcess, held: Held) -> None:
         """A worker that cannot answer, because its task holds the GIL, is frozen for a moment."""
-        if held in worker.leases and (worker.held is not held or held.until - held.done > 1):
+        if held in worker.leases and _has_unbegun(worker, held):
             self._kills.reclaim(worker)
+
+
+def _has_unbegun(worker: WorkerProcess, held: Held) -> bool:
+    """Whether the worker may still begin some of the lease, besides the task that it is in."""
+    return worker.held is not held or held.until - held.done > 1
