@@ -1,0 +1,174 @@
+"""The tables of the store, as SQLAlchemy Core knows them; the migrations make them.
+
+Times are seconds since 1970 in UTC, on a grid of microseconds. JSON is text where people look, and
+bytes where it is kept as a worker wrote it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
+
+metadata = MetaData()
+
+batches = Table(
+    "batches",
+    metadata,
+    Column(
+        "serial",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("id", String(26), nullable=False, unique=True),
+    Column("task", Text, nullable=False),
+    Column("name", Text),
+    Column("labels", Text, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("started", Double),
+    Column("finished", Double),
+    Column("failed_fast", Boolean, nullable=False, server_default=false()),
+    Column("purge", Boolean, nullable=False, server_default=false()),  # gone once it has ended
+    Column("stop_requested", Double),
+    Column("stop_reason", Text),
+    Column("stop_grace", Double),  # NULL never kills
+    Column("stop_settled", Double),
+    Column("stop_tasks", Integer, nullable=False, server_default="0"),  # ended, of those that ran
+    Column("succeeded", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("stopped", Integer, nullable=False, server_default="0"),
+    Column("skipped", Integer, nullable=False, server_default="0"),
+    Column("killed", Integer, nullable=False, server_default="0"),
+    Column("outcomes", Integer, nullable=False, server_default="0"),  # rows there have ever been
+    Column("payload_bytes", BigInteger, nullable=False, server_default="0"),
+)
+#: For the start, which reads those that have not ended; for what is too old; for what is to go.
+Index("batches_active", batches.c.serial, sqlite_where=batches.c.finished.is_(None),
+      postgresql_where=batches.c.finished.is_(None))  # fmt: skip
+Index("batches_finished", batches.c.finished)
+Index("batches_to_purge", batches.c.serial, sqlite_where=batches.c.purge,
+      postgresql_where=batches.c.purge)  # fmt: skip
+
+
+def _serial() -> Column[int]:
+    """Whose row it is, as the first part of a primary key."""
+    kind = BigInteger().with_variant(Integer, "sqlite")
+    return Column("batch", kind, primary_key=True, autoincrement=False)
+
+
+def _index() -> Column[int]:
+    return Column("index", Integer, primary_key=True, autoincrement=False)
+
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    _serial(),
+    sqlite_with_rowid=False,
+)
+Index("labels_batch", labels.c.batch)
+
+#: Consecutive items: their JSON end to end, and where each one ends (32-bit words, little-endian);
+#: both compressed if `is_compressed`.
+segments = Table(
+    "segments",
+    metadata,
+    _serial(),
+    Column("first", Integer, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+    Column("is_compressed", Boolean, nullable=False),
+    Column("ends", LargeBinary, nullable=False),
+    Column("text", LargeBinary, nullable=False),
+)
+
+#: A task that has ended. One without a row has not, or was skipped, if its batch has ended.
+outcomes = Table(
+    "outcomes",
+    metadata,
+    _serial(),
+    _index(),
+    Column("run", Integer, nullable=False),
+    Column("number", Integer, nullable=False),  # in the order in which the batch's tasks ended
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),  # 0: it never started
+    Column("began", Double, nullable=False),
+    Column("ended", Double, nullable=False),
+    Column("noticed", Double),
+    Column("pid", Integer, nullable=False),
+    Column("remarks", Integer, nullable=False),
+    Column("is_late", Boolean, nullable=False),  # it ran when the stop of its batch came
+    Column("payload", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("outcomes_late", outcomes.c.batch, outcomes.c.run, outcomes.c.number,
+      sqlite_where=outcomes.c.is_late, postgresql_where=outcomes.c.is_late)  # fmt: skip
+
+#: What is known of a task besides its outcome; most tasks have no row.
+notes = Table(
+    "notes",
+    metadata,
+    _serial(),
+    _index(),
+    Column("attempt", Integer, nullable=False),  # the last one that is known to have begun
+    Column("used", Integer, nullable=False),  # attempts that count against the limit
+    Column("began", Double),
+    Column("pid", Integer),
+    Column("error", LargeBinary),  # of the attempt that failed, until the next one has ended
+    Column("progress", LargeBinary),
+    Column("savepoint", LargeBinary),
+    Column("stop_requested", Double),  # of this one task
+    Column("stop_reason", Text),
+    Column("stop_grace", Double),
+    Column("stop_settled", Double),
+    Column("stack_attempt", Integer),
+    Column("stack_taken", Double),
+    Column("stack_silent", Double),
+    Column("stack", Text),
+)
+
+#: Every state that a batch has been in.
+history = Table(
+    "history",
+    metadata,
+    _serial(),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("actor", String(16), nullable=False),
+    Column("cause", Text),
+    Column("receipt", LargeBinary),  # JSON: of the stop that ended an earlier run
+)
+
+#: Idempotency-Key of the request that made a batch, and the digest of that request.
+keys = Table(
+    "keys",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("batch", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("keys_batch", keys.c.batch)
+
+#: What hangs on a batch, and goes with it.
+PARTS = (labels, segments, outcomes, notes, history, keys)
