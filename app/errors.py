@@ -84,6 +84,22 @@ class IdempotencyKeyInUse(QuiesceError):
         self.retry_after_s = 1
 
 
+class BatchActive(QuiesceError):
+    """The batch has not ended, so there is nothing to resume yet."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"batch {batch_id!r} has not ended: wait for its end, or stop it first")
+        self.batch_id = batch_id
+
+
+class NothingToResume(QuiesceError):
+    """Every task of the batch ended in a way that a resume leaves alone."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"batch {batch_id!r} has no task that a resume would run again")
+        self.batch_id = batch_id
+
+
 class NoFilter(QuiesceError):
     """Stopping many batches needs to be told which."""
 
@@ -138,6 +154,22 @@ class ServiceDraining(QuiesceError):
     def __init__(self, retry_after_s: int) -> None:
         super().__init__("the service is shutting down and takes no new batches")
         self.retry_after_s = retry_after_s
+
+
+class StoreFull(QuiesceError):
+    """There is no room left to keep anything; the message says where."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.retry_after_s = 30
+
+
+class StoreUnavailable(QuiesceError):
+    """The database cannot be used now; the message says which and why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.retry_after_s = 2
 
 
 class NotReady(QuiesceError):

@@ -39,6 +39,8 @@ KINDS: Mapping[type[QuiesceError], Kind] = {
     errors.TaskRecordNotFound: Kind(404, "task-record-not-found", "No such task in the batch"),
     errors.TaskNotFound: Kind(404, "task-not-found", "No such task in the catalog"),
     errors.IdempotencyKeyInUse: Kind(409, "key-in-use", "The first request is under way"),
+    errors.BatchActive: Kind(409, "batch-active", "The batch has not ended"),
+    errors.NothingToResume: Kind(409, "nothing-to-resume", "There is nothing to resume"),
     errors.BodyTooLarge: Kind(413, "body-too-large", "The body is too large"),
     errors.NotJsonMediaType: Kind(415, "not-json", "Only JSON is understood"),
     errors.BodyEncoded: Kind(415, "body-encoded", "Compressed bodies are not understood"),
@@ -48,9 +50,19 @@ KINDS: Mapping[type[QuiesceError], Kind] = {
     errors.NoFilter: Kind(422, "no-filter", "No filter was given"),
     errors.CursorInvalid: Kind(422, "cursor-invalid", "Unknown cursor"),
     errors.ServiceDraining: Kind(503, "draining", "The service is shutting down"),
+    errors.StoreUnavailable: Kind(503, "store-unavailable", "The database cannot be used now"),
     errors.NotReady: Kind(503, "not-ready", "The service is not ready"),
     errors.NotAlive: Kind(503, "not-alive", "The service makes no progress"),
+    errors.StoreFull: Kind(507, "store-full", "There is no room left"),
 }
+
+#: Those that say when to try again.
+PASSING = (
+    errors.IdempotencyKeyInUse,
+    errors.ServiceDraining,
+    errors.StoreFull,
+    errors.StoreUnavailable,
+)
 
 #: What is not in the table is our mistake.
 INTERNAL = Kind(500, "internal-error", "An error of the service")
@@ -133,7 +145,7 @@ def responses_for(*error_classes: type[QuiesceError]) -> dict[int | str, dict[st
         kind = KINDS[error_class]
         by_status.setdefault(kind.status, []).append(kind)
     described = {status: describe(kinds) for status, kinds in by_status.items()}
-    for error_class in {errors.ServiceDraining, errors.IdempotencyKeyInUse} & {*error_classes}:
+    for error_class in {*PASSING} & {*error_classes}:
         described[KINDS[error_class].status]["headers"] = {"Retry-After": RETRY_AFTER}
     return described
 
@@ -180,11 +192,15 @@ EXAMPLES: Mapping[str, QuiesceError] = {
         ),
         errors.IdempotencyKeyReused("5f0c6b1e"),
         errors.IdempotencyKeyInUse("5f0c6b1e"),
+        errors.BatchActive("01kapqj7v0e5v8h2m4n6p8r0s2"),
+        errors.NothingToResume("01kapqj7v0e5v8h2m4n6p8r0s2"),
         errors.NoFilter(),
         errors.CursorInvalid(),
         errors.ServiceDraining(10),
         errors.NotReady(["the service is shutting down"]),
         errors.NotAlive(["the pool has not reported for 12 s"]),
+        errors.StoreUnavailable("the database '/data/quiesce.db' is locked by another program"),
+        errors.StoreFull("there is no room left for the database '/data/quiesce.db'"),
     )
 }
 
@@ -236,9 +252,9 @@ def _mistake(error: FieldError) -> dict[str, str]:
 
 
 def _headers_of(error: QuiesceError) -> dict[str, str]:
+    if isinstance(error, PASSING):
+        return {"Retry-After": str(error.retry_after_s)}
     match error:
-        case errors.ServiceDraining() | errors.IdempotencyKeyInUse():
-            return {"Retry-After": str(error.retry_after_s)}
         case errors.NotJsonMediaType():
             return {"Accept": "application/json, application/x-ndjson"}
         case errors.BodyEncoded():

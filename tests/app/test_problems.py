@@ -66,6 +66,7 @@ def test_every_error_of_ours_has_a_row_and_an_example() -> None:
 def test_types_are_unique_and_never_change() -> None:
     """Programs decide by `type`: changing one is breaking them, so they are written down again."""
     assert sorted(kind.slug for kind in KINDS.values()) == [
+        "batch-active",
         "batch-not-found",
         "body-encoded",
         "body-not-json",
@@ -78,7 +79,10 @@ def test_types_are_unique_and_never_change() -> None:
         "not-alive",
         "not-json",
         "not-ready",
+        "nothing-to-resume",
         "request-invalid",
+        "store-full",
+        "store-unavailable",
         "task-not-found",
         "task-record-not-found",
         "unknown-task",

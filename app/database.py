@@ -1,0 +1,156 @@
+"""Where batches are kept: transactions on SQLite or PostgreSQL, for one service at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Connection, Insert, Table, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from app.dialect import DatabaseUnusable, Dialect
+from app.errors import StoreFull, StoreUnavailable
+from app.sqlite import Sqlite
+from app.tables import metadata
+
+__all__ = ["Database", "DatabaseUnusable"]
+
+FILE_NAME = "quiesce.db"
+
+
+class Database:
+    """An open database with our tables, held against every other service until it is closed.
+
+    Any thread may use it. Both kinds of transaction raise StoreFull and StoreUnavailable where the
+    driver would raise an error of its own; what is a mistake in a statement stays as it is. After
+    StoreUnavailable a transaction may have been committed all the same: write so that repeating it
+    does no harm.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        """Use `open`."""
+        self._dialect = dialect
+
+    @classmethod
+    def open(cls, url: str | None, data_dir: Path) -> Database:
+        """The database at `url`, by default a file in the data folder, with our tables in it.
+
+        raises  DatabaseUnusable
+        """
+        database = cls(_dialect_of(url, data_dir))
+        with ExitStack() as undo:
+            undo.callback(database.close)
+            try:
+                database._take()
+            except (StoreFull, StoreUnavailable) as error:
+                raise DatabaseUnusable(str(error)) from error
+            undo.pop_all()
+        return database
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction, committed at the end unless there is an error; one at a time.
+
+        raises  StoreFull, StoreUnavailable
+        """
+        with self._explaining(), self._dialect.writer.begin() as connection:
+            self._dialect.check()
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One snapshot, taken at the first look; nothing can be written.
+
+        raises  StoreFull, StoreUnavailable
+        """
+        with self._explaining(), self._dialect.reader.connect() as connection:
+            yield connection
+
+    def insert_new(self, table: Table) -> Insert:
+        """An INSERT that leaves alone the rows whose primary key is there already."""
+        return _insert_new(self._dialect.insert, table)
+
+    def upsert(self, table: Table) -> Insert:
+        """An INSERT that replaces rows of the same primary key; give it every column."""
+        return _upsert(self._dialect.insert, table)
+
+    def check(self) -> None:
+        """Raises StoreUnavailable if the database cannot be written, or is another service's now."""
+        with self.writing():
+            pass
+
+    def shrink(self) -> bool:
+        """Give free room back to the file system for a moment; True if there is more to give."""
+        with self._explaining():
+            return self._dialect.shrink()
+
+    def explain(self, error: SQLAlchemyError | OSError) -> StoreFull | StoreUnavailable:
+        """What an error means to somebody who only wants the database to work."""
+        return self._explanation_of(error) or StoreUnavailable(f"{self._dialect.where}: {error}")
+
+    def close(self) -> None:
+        """Let go of everything; what runs in other threads must have ended."""
+        self._dialect.reader.dispose()
+        self._dialect.writer.dispose()
+        self._dialect.release()
+
+    def _take(self) -> None:
+        self._dialect.hold()
+        with self.writing() as connection:
+            metadata.create_all(connection)
+        with self._explaining():
+            self._dialect.settle()
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OSError) as error:
+            if (ours := self._explanation_of(error)) is None:
+                raise
+            raise ours from error
+
+    def _explanation_of(self, error: Exception) -> StoreFull | StoreUnavailable | None:
+        if isinstance(error, NoConnectionFree):
+            return StoreUnavailable(
+                f"{self._dialect.where} is busy: no connection came free in time"
+            )
+        if isinstance(error, DBAPIError) and error.orig is not None:
+            return self._dialect.explain(error.orig)
+        return None
+
+
+def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
+    if url is None:
+        return Sqlite(data_dir / FILE_NAME)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise DatabaseUnusable("QUIESCE_DATABASE / --database cannot be read as a URL") from None
+    if parsed.drivername == "sqlite" and parsed.database and not parsed.query:
+        return Sqlite(Path(parsed.database))
+    raise DatabaseUnusable(
+        "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://...; "
+        f"{parsed.drivername!r} is not supported"
+    )
+
+
+_Inserting = Callable[[Table], sqlite.Insert | postgresql.Insert]
+
+
+@cache
+def _insert_new(insert: _Inserting, table: Table) -> Insert:
+    return insert(table).on_conflict_do_nothing(index_elements=[*table.primary_key])
+
+
+@cache
+def _upsert(insert: _Inserting, table: Table) -> Insert:
+    statement = insert(table)
+    replaced = {c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key}
+    if not replaced:
+        return _insert_new(insert, table)
+    return statement.on_conflict_do_update(index_elements=[*table.primary_key], set_=replaced)

@@ -1,0 +1,62 @@
+"""What the store needs of a database, whether it is SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from sqlalchemy import Engine, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.errors import QuiesceError, StoreFull, StoreUnavailable
+
+#: Readers that stay connected, and how many more may come for a moment.
+READERS, MORE_READERS = 8, 8
+POOL_WAIT_S = 30.0
+CONNECT_WAIT_S = 5
+LOCK_WAIT_S = 5.0
+
+
+class DatabaseUnusable(QuiesceError):
+    """The service cannot start with this database; the message says which and why."""
+
+
+class Dialect(ABC):
+    """One database, with all that its kind does in its own way.
+
+    where   how messages name it, never with a password
+    writer  has a single connection, and nobody else writes
+    reader  its connections only read, each transaction from one snapshot
+    """
+
+    where: str
+    writer: Engine
+    reader: Engine
+
+    @staticmethod
+    @abstractmethod
+    def insert(table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows ON CONFLICT."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Keep every other service out, until `release`. Raises DatabaseUnusable."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let others in; may be called more than once."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Make lasting choices, once it is known that the database is ours."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises StoreUnavailable if what is written now would be lost."""
+
+    @abstractmethod
+    def shrink(self) -> bool:
+        """Give some free room back to the file system; True if there is more to give."""
+
+    @abstractmethod
+    def explain(self, error: BaseException) -> StoreFull | StoreUnavailable | None:
+        """What an error of the driver means; None if it is a mistake of the caller."""

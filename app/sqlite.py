@@ -1,0 +1,156 @@
+"""The database as one file on this machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, Table, create_engine, event
+from sqlalchemy.dialects import sqlite
+
+from app.datadir import Held, hold
+from app.dialect import (
+    LOCK_WAIT_S,
+    MORE_READERS,
+    POOL_WAIT_S,
+    READERS,
+    DatabaseUnusable,
+    Dialect,
+)
+from app.errors import StoreFull, StoreUnavailable
+
+# No mmap: an I/O error in it ends the process with SIGBUS instead of an error that can be told.
+PRAGMAS = (
+    "foreign_keys = OFF",
+    "synchronous = FULL",  # in WAL mode anything less may lose what was committed
+    "temp_store = MEMORY",
+)
+WRITER_PRAGMAS = (
+    *PRAGMAS,
+    "auto_vacuum = INCREMENTAL",  # of effect before the first table only
+    "cache_size = -16384",  # KiB
+    f"journal_size_limit = {64 * 2**20}",
+)
+READER_PRAGMAS = (*PRAGMAS, "query_only = ON", "cache_size = -4096")
+
+SHRINK_PAGES = 1_000  # at once: others may write in between
+SHRINK_STEPS = 50
+
+#: Primary result codes, in words.
+MEANINGS = {
+    sqlite3.SQLITE_BUSY: "is locked by another program",
+    sqlite3.SQLITE_LOCKED: "is locked by another program",
+    sqlite3.SQLITE_READONLY: "cannot be written: the file or its folder is read-only",
+    sqlite3.SQLITE_PERM: "cannot be used: permission denied",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the file system reports an error",
+    sqlite3.SQLITE_CORRUPT: "is damaged: restore a backup",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database, or is damaged",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "is locked by another program",
+}
+
+
+class Sqlite(Dialect):
+    """One file in WAL mode: its readers see a snapshot while the writer goes on."""
+
+    @staticmethod
+    def insert(table: Table) -> sqlite.Insert:
+        return sqlite.insert(table)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()  # one lock, whatever links lead to the file
+        self.where = f"the database {str(self._path)!r}"
+        self.writer = self._engine(WRITER_PRAGMAS, "BEGIN IMMEDIATE", connections=1)
+        self.reader = self._engine(READER_PRAGMAS, "BEGIN", connections=READERS)
+        self._lock: int | None = None
+        self._identity = (0, 0)
+
+    def hold(self) -> None:
+        try:
+            self._lock = hold(self._path.with_name(f"{self._path.name}.lock"))
+            # SQLite gives its other files the mode of this one.
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._identity = self._look()
+        except Held as error:
+            raise DatabaseUnusable(
+                f"{self.where} is in use by another server (process {error.holder}); "
+                "give this one its own with QUIESCE_DATABASE / --database"
+            ) from None
+        except OSError as error:
+            raise DatabaseUnusable(f"{self.where}: {error.strerror}") from None
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def settle(self) -> None:
+        with self.writer.connect() as connection:
+            mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise DatabaseUnusable(
+                f"{self.where}: the file system does not allow SQLite's WAL mode"
+            )
+
+    def check(self) -> None:
+        try:
+            is_same = self._look() == self._identity
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreUnavailable(f"{self.where} was removed or replaced while it was in use")
+
+    def shrink(self) -> bool:
+        """Writers wait for one step at most; readers of old snapshots keep the file long."""
+        return False
+
+    def explain(self, error: BaseException) -> StoreFull | StoreUnavailable | None:
+        if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
+            return None
+        primary = error.sqlite_errorcode & 0xFF
+        if primary == sqlite3.SQLITE_FULL:
+            return StoreFull(f"there is no room left for {self.where}")
+        if primary in MEANINGS:
+            return StoreUnavailable(f"{self.where} {MEANINGS[primary]} ({error.sqlite_errorname})")
+        return None
+
+    def _look(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+    def _engine(self, pragmas: tuple[str, ...], begin: str, *, connections: int) -> Engine:
+        engine = create_engine(
+            URL.create("sqlite", database=str(self._path)),
+            creator=partial(self._connect, pragmas),
+            poolclass=QueuePool,
+            pool_size=connections,
+            max_overflow=0 if connections == 1 else MORE_READERS,
+            pool_timeout=POOL_WAIT_S,
+        )
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return engine
+
+    def _connect(self, pragmas: tuple[str, ...]) -> sqlite3.Connection:
+        # The driver begins nothing by itself; mode=rw makes no empty file where ours was removed.
+        connection = sqlite3.connect(
+            f"{self._path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=LOCK_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
