@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 from sqlalchemy import Connection, Insert, Table, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,12 +16,18 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from app.dialect import DatabaseUnusable, Dialect
 from app.errors import StoreFull, StoreUnavailable
+from app.migrations import upgrade
 from app.sqlite import Sqlite
-from app.tables import metadata
+from app.tables import holder
 
-__all__ = ["Database", "DatabaseUnusable"]
+__all__ = ["Database", "DatabaseUnusable", "explain"]
 
 FILE_NAME = "quiesce.db"
+POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+WANTED = "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://..."
+
+#: On the disk, or of what we may use of it.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Database:
@@ -88,10 +96,6 @@ class Database:
         with self._explaining():
             return self._dialect.shrink()
 
-    def explain(self, error: SQLAlchemyError | OSError) -> StoreFull | StoreUnavailable:
-        """What an error means to somebody who only wants the database to work."""
-        return self._explanation_of(error) or StoreUnavailable(f"{self._dialect.where}: {error}")
-
     def close(self) -> None:
         """Let go of everything; what runs in other threads must have ended."""
         self._dialect.reader.dispose()
@@ -99,29 +103,38 @@ class Database:
         self._dialect.release()
 
     def _take(self) -> None:
+        token = uuid4().hex
         self._dialect.hold()
         with self.writing() as connection:
-            metadata.create_all(connection)
+            upgrade(connection, self._dialect.where)
+            connection.execute(holder.delete())
+            connection.execute(holder.insert(), {"token": token})
         with self._explaining():
-            self._dialect.settle()
+            self._dialect.settle(token)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, OSError) as error:
-            if (ours := self._explanation_of(error)) is None:
+        except NoConnectionFree as error:
+            raise StoreUnavailable(
+                f"{self._dialect.where} is too busy: all waited in vain"
+            ) from error
+        except DBAPIError as error:
+            if (ours := self._dialect.explain(error.orig)) is None:
                 raise
             raise ours from error
 
-    def _explanation_of(self, error: Exception) -> StoreFull | StoreUnavailable | None:
-        if isinstance(error, NoConnectionFree):
-            return StoreUnavailable(
-                f"{self._dialect.where} is busy: no connection came free in time"
-            )
-        if isinstance(error, DBAPIError) and error.orig is not None:
-            return self._dialect.explain(error.orig)
-        return None
+
+def explain(error: SQLAlchemyError | OSError) -> StoreFull | StoreUnavailable:
+    """What an error that `Database` let through means to somebody who only wants to keep things."""
+    if isinstance(error, OSError):
+        if error.errno in NO_ROOM:
+            return StoreFull(f"there is no room left: {error.strerror}")
+        return StoreUnavailable(f"the file system reports an error: {error.strerror or error}")
+    # Never the statement with its parameters: they are what users sent.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return StoreUnavailable(f"the database refused a statement: {type(cause).__name__}")
 
 
 def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
@@ -129,14 +142,15 @@ def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
         return Sqlite(data_dir / FILE_NAME)
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise DatabaseUnusable("QUIESCE_DATABASE / --database cannot be read as a URL") from None
-    if parsed.drivername == "sqlite" and parsed.database and not parsed.query:
+    except (ArgumentError, ValueError):  # whose text may quote a password
+        raise DatabaseUnusable(f"{WANTED}, and this cannot be read as a URL") from None
+    if parsed.drivername == "sqlite" and parsed.database and not (parsed.host or parsed.query):
         return Sqlite(Path(parsed.database))
-    raise DatabaseUnusable(
-        "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://...; "
-        f"{parsed.drivername!r} is not supported"
-    )
+    if parsed.drivername in POSTGRESQL:
+        from app.postgresql import Postgresql  # the driver is slow to import
+
+        return Postgresql(parsed)
+    raise DatabaseUnusable(f"{WANTED}, not {parsed.drivername}://...")
 
 
 _Inserting = Callable[[Table], sqlite.Insert | postgresql.Insert]

@@ -13,7 +13,6 @@ from app.errors import QuiesceError, StoreFull, StoreUnavailable
 READERS, MORE_READERS = 8, 8
 POOL_WAIT_S = 30.0
 CONNECT_WAIT_S = 5
-LOCK_WAIT_S = 5.0
 
 
 class DatabaseUnusable(QuiesceError):
@@ -46,8 +45,8 @@ class Dialect(ABC):
         """Let others in; may be called more than once."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """Make lasting choices, once it is known that the database is ours."""
+    def settle(self, token: str) -> None:
+        """The database is ours now, with our tables, and `holder` has this token."""
 
     @abstractmethod
     def check(self) -> None:
@@ -58,5 +57,5 @@ class Dialect(ABC):
         """Give some free room back to the file system; True if there is more to give."""
 
     @abstractmethod
-    def explain(self, error: BaseException) -> StoreFull | StoreUnavailable | None:
+    def explain(self, error: BaseException | None) -> StoreFull | StoreUnavailable | None:
         """What an error of the driver means; None if it is a mistake of the caller."""

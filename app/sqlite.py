@@ -12,7 +12,6 @@ from sqlalchemy.dialects import sqlite
 
 from app.datadir import Held, hold
 from app.dialect import (
-    LOCK_WAIT_S,
     MORE_READERS,
     POOL_WAIT_S,
     READERS,
@@ -34,6 +33,9 @@ WRITER_PRAGMAS = (
     f"journal_size_limit = {64 * 2**20}",
 )
 READER_PRAGMAS = (*PRAGMAS, "query_only = ON", "cache_size = -4096")
+
+#: For a backup, or somebody who looks with another program.
+BUSY_WAIT_S = 5.0
 
 SHRINK_PAGES = 1_000  # at once: others may write in between
 SHRINK_STEPS = 50
@@ -86,7 +88,7 @@ class Sqlite(Dialect):
             os.close(self._lock)
             self._lock = None
 
-    def settle(self) -> None:
+    def settle(self, token: str) -> None:  # noqa: ARG002 - nobody can come in between
         with self.writer.connect() as connection:
             mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -106,7 +108,7 @@ class Sqlite(Dialect):
         """Writers wait for one step at most; readers of old snapshots keep the file long."""
         return False
 
-    def explain(self, error: BaseException) -> StoreFull | StoreUnavailable | None:
+    def explain(self, error: BaseException | None) -> StoreFull | StoreUnavailable | None:
         if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
             return None
         primary = error.sqlite_errorcode & 0xFF
@@ -137,7 +139,7 @@ class Sqlite(Dialect):
         connection = sqlite3.connect(
             f"{self._path.as_uri()}?mode=rw",
             uri=True,
-            timeout=LOCK_WAIT_S,
+            timeout=BUSY_WAIT_S,
             isolation_level=None,
             check_same_thread=False,
         )

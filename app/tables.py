@@ -6,6 +6,8 @@ bytes where it is kept as a worker wrote it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -19,9 +21,16 @@ from sqlalchemy import (
     Table,
     Text,
     false,
+    text,
 )
 
 metadata = MetaData()
+
+
+def _partial_index(name: str, where: Column[bool], *columns: Column[Any]) -> None:
+    """An index of the rows where a flag is set, as queries ask for them: SQLite compares the text."""
+    Index(name, *columns, sqlite_where=text(f"{where.name} = 1"), postgresql_where=where)
+
 
 batches = Table(
     "batches",
@@ -59,12 +68,9 @@ batches = Table(
     Column("outcomes", Integer, nullable=False, server_default="0"),  # rows there have ever been
     Column("payload_bytes", BigInteger, nullable=False, server_default="0"),
 )
-#: For the start, which reads those that have not ended; for what is too old; for what is to go.
-Index("batches_active", batches.c.serial, sqlite_where=batches.c.finished.is_(None),
-      postgresql_where=batches.c.finished.is_(None))  # fmt: skip
+#: For the start, which reads those that have not ended; for what is too old.
 Index("batches_finished", batches.c.finished)
-Index("batches_to_purge", batches.c.serial, sqlite_where=batches.c.purge,
-      postgresql_where=batches.c.purge)  # fmt: skip
+_partial_index("batches_to_purge", batches.c.purge, batches.c.serial)
 
 
 def _serial() -> Column[int]:
@@ -119,8 +125,9 @@ outcomes = Table(
     Column("payload", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
-Index("outcomes_late", outcomes.c.batch, outcomes.c.run, outcomes.c.number,
-      sqlite_where=outcomes.c.is_late, postgresql_where=outcomes.c.is_late)  # fmt: skip
+_partial_index(
+    "outcomes_late", outcomes.c.is_late, outcomes.c.batch, outcomes.c.run, outcomes.c.number
+)
 
 #: What is known of a task besides its outcome; most tasks have no row.
 notes = Table(
@@ -169,6 +176,9 @@ keys = Table(
     sqlite_with_rowid=False,
 )
 Index("keys_batch", keys.c.batch)
+
+#: One row: the service that took the database last. Another token shows that somebody was in between.
+holder = Table("holder", metadata, Column("token", String(32), primary_key=True))
 
 #: What hangs on a batch, and goes with it.
 PARTS = (labels, segments, outcomes, notes, history, keys)
