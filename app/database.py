@@ -23,7 +23,6 @@ from app.tables import holder
 __all__ = ["Database", "DatabaseUnusable", "explain"]
 
 FILE_NAME = "quiesce.db"
-POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 WANTED = "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://..."
 
 #: On the disk, or of what we may use of it.
@@ -146,7 +145,7 @@ def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
         raise DatabaseUnusable(f"{WANTED}, and this cannot be read as a URL") from None
     if parsed.drivername == "sqlite" and parsed.database and not (parsed.host or parsed.query):
         return Sqlite(Path(parsed.database))
-    if parsed.drivername in POSTGRESQL:
+    if parsed.drivername == "postgresql":
         from app.postgresql import Postgresql  # the driver is slow to import
 
         return Postgresql(parsed)

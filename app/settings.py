@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workers.examples import DEFAULT_HOSTS
@@ -17,6 +24,8 @@ from workers.messages import MAX_PAYLOAD_BYTES
 PREFIX = "QUIESCE_"
 MAX_STOP_WAIT_S = 600.0
 NEVER = "never"
+DATABASES = ("sqlite:///", "postgresql://")
+SECRET = ("database",)  # what was given for these is never shown
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -51,6 +60,12 @@ def _split(value: object) -> object:
 
 def _never(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == NEVER else value
+
+
+def _database(value: str | None) -> str | None:
+    if value is not None and not value.startswith(DATABASES):
+        raise ValueError(f"should begin with {' or '.join(DATABASES)}")
+    return value
 
 
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -91,6 +106,13 @@ class Settings(BaseSettings):
         default_factory=default_data_dir,
         description="Folder for the service's own files. Locked while it runs, so that two servers "
         "never share one. Default: quiesce in the user's state directory.",
+    )
+    database: Annotated[str | None, AfterValidator(_database)] = Field(
+        None,
+        repr=False,  # it may have a password in it
+        description="Where batches are kept: sqlite:///PATH or postgresql://USER@HOST/NAME. Held "
+        "while the service runs, so that two never share one. Default: the file quiesce.db in the "
+        "data folder.",
     )
     grace: Annotated[Seconds | None, BeforeValidator(_never)] = Field(
         None,
@@ -230,7 +252,8 @@ def _explain(problem: Any) -> str:
     field = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         return f"{field!r} is not a setting of this service"
-    return f"{name_both(field)}: {message} (got {problem['input']!r})"
+    given = "" if field in SECRET else f" (got {problem['input']!r})"
+    return f"{name_both(field)}: {message}{given}"
 
 
 def _cpu_quota(cgroup: Path) -> float | None:

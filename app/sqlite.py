@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, Table, create_engine, event
+from sqlalchemy import URL, Engine, QueuePool, Table, create_engine, event
 from sqlalchemy.dialects import sqlite
 
 from app.datadir import Held, hold
@@ -37,8 +39,9 @@ READER_PRAGMAS = (*PRAGMAS, "query_only = ON", "cache_size = -4096")
 #: For a backup, or somebody who looks with another program.
 BUSY_WAIT_S = 5.0
 
-SHRINK_PAGES = 1_000  # at once: others may write in between
-SHRINK_STEPS = 50
+#: How much of the file is given back in one step, how many steps are made, and what is kept,
+#: because the next batches need it.
+SHRINK_PAGES, SHRINK_STEPS, SPARE_PAGES = 1_000, 50, 1_000
 
 #: Primary result codes, in words.
 MEANINGS = {
@@ -89,8 +92,8 @@ class Sqlite(Dialect):
             self._lock = None
 
     def settle(self, token: str) -> None:  # noqa: ARG002 - nobody can come in between
-        with self.writer.connect() as connection:
-            mode = _driver(connection).execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        with self._outside_transactions() as driver:
+            mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise DatabaseUnusable(
                 f"{self.where}: the file system does not allow SQLite's WAL mode"
@@ -105,8 +108,17 @@ class Sqlite(Dialect):
             raise StoreUnavailable(f"{self.where} was removed or replaced while it was in use")
 
     def shrink(self) -> bool:
-        """Writers wait for one step at most; readers of old snapshots keep the file long."""
-        return False
+        left = SPARE_PAGES + 1
+        for _ in range(SHRINK_STEPS):  # others may write in between
+            with self._outside_transactions() as driver:
+                left = driver.execute("PRAGMA freelist_count").fetchone()[0]
+                if left <= SPARE_PAGES:
+                    break
+                step = min(SHRINK_PAGES, left - SPARE_PAGES)
+                driver.execute(f"PRAGMA incremental_vacuum({step})").fetchall()
+        with self._outside_transactions() as driver:
+            _give_back(driver)
+        return left > SPARE_PAGES
 
     def explain(self, error: BaseException | None) -> StoreFull | StoreUnavailable | None:
         if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
@@ -121,6 +133,19 @@ class Sqlite(Dialect):
     def _look(self) -> tuple[int, int]:
         found = self._path.stat()
         return found.st_dev, found.st_ino
+
+    @contextmanager
+    def _outside_transactions(self) -> Iterator[sqlite3.Connection]:
+        """The writer's connection, for what SQLite does not do inside a transaction."""
+        with self.writer.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            try:
+                yield driver
+            except sqlite3.Error as error:
+                if (ours := self.explain(error)) is None:
+                    raise
+                raise ours from error
 
     def _engine(self, pragmas: tuple[str, ...], begin: str, *, connections: int) -> Engine:
         engine = create_engine(
@@ -152,7 +177,10 @@ class Sqlite(Dialect):
         return connection
 
 
-def _driver(connection: Connection) -> sqlite3.Connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    return driver
+def _give_back(driver: sqlite3.Connection) -> None:
+    """Let both files end where their content ends, as far as readers of old snapshots allow."""
+    driver.execute("PRAGMA busy_timeout = 0")  # nobody waits for them
+    try:
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_WAIT_S * 1_000:.0f}")

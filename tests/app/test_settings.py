@@ -131,6 +131,26 @@ def test_settings_are_checked_against_each_other(tmp_path: Path) -> None:
         load_settings({"data_dir": tmp_path / "file"})
 
 
+def test_a_database_is_a_file_or_on_a_postgresql_server() -> None:
+    """What else there is would be found out in the middle of a start."""
+    for url in ("sqlite:////data/quiesce.db", "postgresql://quiesce@db.example/quiesce"):
+        assert load_settings({"database": url}).database == url
+
+    assert load_settings().database is None
+    with pytest.raises(SettingsInvalid, match=r"/ --database: should begin with sqlite:///"):
+        load_settings({"database": "/data/quiesce.db"})
+
+
+def test_a_password_in_the_databases_url_is_never_shown() -> None:
+    """Messages end up in logs, which more people read than may know a password."""
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings({"database": "mysql://quiesce:hunter2@db.example/quiesce"})
+    settings = load_settings({"database": "postgresql://quiesce:hunter2@db.example/quiesce"})
+
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(settings)
+
+
 def test_every_setting_says_what_it_is_for() -> None:
     """The help and the README are made of these."""
     assert all(len(field.description or "") > 20 for field in Settings.model_fields.values())
