@@ -34,7 +34,7 @@ class AcceptedText:
 
     def __init__(self, views: Views, clock: Clock) -> None:
         self._clock = clock
-        text = views.batch(Record(_SAMPLE).snapshot()).to_json()
+        text = views.batch(Record(_SAMPLE).shown).to_json()
         created = json.loads(text)["created_at"].encode()
         for part, place in (
             (b"%", b"%%"),

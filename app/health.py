@@ -27,4 +27,4 @@ def reasons_not_ready(service: Service) -> list[str]:
     reasons = ["the service is shutting down"] if service.is_draining else []
     if not any(worker.state in _WORKS for worker in view.workers):
         reasons.append("no worker is ready")
-    return reasons + list(view.degraded)
+    return reasons + list(view.degraded) + service.store.troubles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -25,40 +25,23 @@ REPLAYED = "Idempotency-Replayed"
 MAX_KEY_CHARS = 255
 #: What may be in a key: visible ASCII, but no quote, with or without quotes around all of it.
 KEY_PATTERN = r'^(?:[!#-~]{1,255}|"[!#-~]{1,255}")$'
-#: So many keys of batches that were dropped may always be left.
-MOST_STALE_KEYS = 1_000
 
 _NAME = HEADER.lower().encode()
 
 
-class _Answer(NamedTuple):
-    digest: bytes
-    accepted: Accepted
+#: The digest of the request that used a key, and what it was told; None if nobody did.
+Find = Callable[[str], Awaitable[tuple[bytes, Accepted] | None]]
 
 
 class Keys:
-    """The keys that were used, each as long as the record of its batch is kept.
+    """The keys that are being used; the store has those that were, as long as their batches.
 
     Belongs to the event loop's thread.
     """
 
-    def __init__(self, is_kept: Callable[[str], bool]) -> None:
-        """is_kept: whether the record of a batch is still there."""
-        self._is_kept = is_kept
-        self._answers: dict[str, _Answer] = {}
+    def __init__(self, find: Find) -> None:
+        self.find = find
         self._under_way: set[str] = set()
-        self._most = MOST_STALE_KEYS
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def find(self, key: str) -> _Answer | None:
-        """What was answered under this key, if the batch is still known."""
-        answer = self._answers.get(key)
-        if answer is None or self._is_kept(answer.accepted.id):
-            return answer
-        del self._answers[key]
-        return None
 
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
@@ -70,13 +53,6 @@ class Keys:
             yield
         finally:
             self._under_way.remove(key)
-
-    def keep(self, key: str, digest: bytes, accepted: Accepted) -> None:
-        """Remember the answer to a request with this digest."""
-        self._answers[key] = _Answer(digest, accepted)
-        if len(self._answers) > self._most:
-            kept = {k: a for k, a in self._answers.items() if self._is_kept(a.accepted.id)}
-            self._answers, self._most = kept, 2 * len(kept) + MOST_STALE_KEYS
 
 
 def key_of(request: Request) -> str | None:
@@ -115,23 +91,23 @@ async def create_once(
     key: str,
     keys: Keys,
     limit_bytes: int,
-    create: Callable[[Request], Awaitable[Accepted]],
+    create: Callable[[Request, Callable[[], bytes]], Awaitable[Accepted]],
 ) -> tuple[Accepted, bool]:
     """What `create` makes of the request, or has made of it before; whether it was before.
 
+    create  reads the request, and keeps the key with the batch and with the digest of all that it read
     raises  IdempotencyKeyReused if another request had the same key; IdempotencyKeyInUse;
             whatever `create` raises, and then the key is free again
     """
     body = _DigestedBody(request)
-    known = keys.find(key)
-    if known is not None:
-        if await body.read_to_end(limit_bytes) != known.digest:
-            raise IdempotencyKeyReused(key)
-        return known.accepted, True
     with keys.claim(key):
-        accepted = await create(Request(request.scope, body.receive))
-        keys.keep(key, body.digest, accepted)
-    return accepted, False
+        known = await keys.find(key)
+        if known is None:
+            return await create(Request(request.scope, body.receive), lambda: body.digest), False
+    digest, accepted = known
+    if await body.read_to_end(limit_bytes) != digest:
+        raise IdempotencyKeyReused(key)
+    return accepted, True
 
 
 class _DigestedBody:

@@ -19,10 +19,11 @@ class Ids:
     source  the ULID specification: 48 bits of Unix milliseconds, 80 random ones, Crockford's base 32
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: str | None = None) -> None:
+        """after: an identifier of an earlier life, which all are to be greater than."""
         self._lock = threading.Lock()
-        self._millisecond = 0
-        self._random = 0
+        number = _number_of(after) if after else 0
+        self._millisecond, self._random = divmod(number, 1 << _RANDOM_BITS)
         # Unique, not secret; asking the kernel each time costs a tenth of a whole POST.
         self._dice = random.Random(secrets.randbits(128))
 
@@ -38,3 +39,10 @@ class Ids:
                 self._random += self._dice.getrandbits(_STEP_BITS) + 1
             number = self._millisecond << _RANDOM_BITS | self._random
         return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def _number_of(identifier: str) -> int:
+    number = 0
+    for character in identifier:
+        number = number << 5 | _ALPHABET.index(character)
+    return number

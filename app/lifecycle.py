@@ -32,12 +32,20 @@ class TaskState(StrEnum):
     KILLED = "killed"  # still running when the grace was over; its worker was killed
 
 
+class Actor(StrEnum):
+    """Who brought about a change of a batch's state."""
+
+    CLIENT = "client"
+    WORKER = "worker"
+    SERVICE = "service"
+
+
 B, T = BatchState, TaskState
 
-#: What one run of a batch may do. Without ever running, a batch ends that has no tasks, or whose
-#: pool went down first.
+#: What one run of a batch may do. Without ever running, a batch ends that has no tasks, or of whose
+#: tasks each was stopped alone; those that a resume left as they were may have failed.
 BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
-    B.QUEUED: frozenset({B.RUNNING, B.STOPPING, B.SUCCEEDED, B.STOPPED, B.INTERRUPTED}),
+    B.QUEUED: frozenset({B.RUNNING, B.STOPPING, B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.RUNNING: frozenset({B.STOPPING, B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.STOPPING: frozenset({B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.INTERRUPTED: frozenset({B.QUEUED, B.STOPPED}),
@@ -64,6 +72,9 @@ TASK_ACTIVE = frozenset(TaskState) - TASK_FINAL
 
 #: The tasks that a stop, and nothing else, kept from doing all their work.
 CUT_SHORT = frozenset({T.STOPPED, T.SKIPPED, T.KILLED})
+
+#: What a resume may run again; the first three if it is not told which.
+RESUMABLE = CUT_SHORT | {T.FAILED}
 
 _BY_ENDING = {
     Ending.RAISED: T.FAILED,

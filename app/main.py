@@ -12,23 +12,35 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
+from app.admission import Admission
+from app.backlog import Backlog
+from app.clock import Clock
+from app.database import Database
 from app.datadir import lock_data_dir
 from app.docs import router as docs_router
 from app.draft import IntakeLimits
 from app.drain import Drain
 from app.idempotency import Keys
+from app.marks import RunningMarks
 from app.openapi import install as install_openapi
 from app.problems import install as install_problems
+from app.registry import Registry
+from app.retention import Retention
 from app.routes import batch_tasks, batches, operations, tasks
 from app.service import Service
 from app.settings import Settings, load_settings
 from app.shortcut import Shortcut
 from app.signals import drain_on_signals
+from app.stopper import Stopper
 from app.store import Store
 from workers.catalog import Catalog
 from workers.examples import HOSTS_VARIABLE, ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings
 
+#: Why the pool is held at first: the tasks of the service before this one may still run.
+GENERATION = "generation"
+#: At the end, how long the store may take to write what there is.
+STORE_LIMIT_S = 10.0
 #: In the order in which their routes are tried.
 ROUTERS = (
     batches.router,
@@ -72,25 +84,62 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Lock the data folder, start the pool, serve, drain. Raises DataDirUnusable, PoolStartError."""
+    """Lock the data folder, open the store, start the pool, go on with what was cut off, serve, drain.
+
+    raises  DataDirUnusable, DatabaseUnusable, PoolStartError, StoreUnavailable
+    """
     settings: Settings = app.state.settings
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(settings.data_dir))
+        database = await asyncio.to_thread(Database.open, settings.database, settings.data_dir)
+        stack.callback(database.close)
         backend = Pool(_pool_settings(settings))
+        service, retention = _assemble(app, settings, backend, database)
+        backend.hold(GENERATION)
+        service.store.start()
+        stack.push_async_callback(asyncio.to_thread, service.store.close, STORE_LIMIT_S)
         await asyncio.to_thread(backend.start)
-        service = Service(
-            backend,
-            app.state.catalog,
-            Store(settings.keep_ended, settings.keep_ended_bytes),
-            default_grace_s=settings.grace,
-            shutdown_grace_s=settings.shutdown_grace,
-        )
         drain = Drain(service, backend, settings.shutdown_grace, settings.max_shield)
         stack.push_async_callback(drain.close)
         stack.enter_context(drain_on_signals(drain))
-        app.state.service = service
-        app.state.keys = Keys(lambda batch_id: service.store.record(batch_id) is not None)
+        await asyncio.to_thread(service.restart)
+        stack.enter_context(_generation(settings, backend, service))
+        stack.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         yield
+
+
+def _assemble(
+    app: FastAPI, settings: Settings, backend: Pool, database: Database
+) -> tuple[Service, Retention]:
+    """The parts of the service, none of them started."""
+    registry = Registry()
+    stopper = Stopper(backend, registry)
+    backlog = Backlog(backend)
+    marks = RunningMarks(backend, registry)
+    store = Store(database, Clock(), on_written=backlog.written, on_tick=marks.look)
+    marks.on_news = store.mark_later
+    admission = Admission(
+        backend, store, registry, stopper, backlog, shutdown_grace_s=settings.shutdown_grace
+    )
+    service = Service(
+        backend,
+        app.state.catalog,
+        store,
+        registry,
+        admission,
+        stopper=stopper,
+        default_grace_s=settings.grace,
+        shutdown_grace_s=settings.shutdown_grace,
+    )
+    app.state.service = service
+    app.state.keys = Keys(service.accepted_before)
+    app.state.retention = retention = Retention(store, settings.retention)
+    return service, retention
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _pool_settings(settings: Settings) -> PoolSettings:

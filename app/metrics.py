@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -10,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app import __version__
-from app.lifecycle import FINAL, TASK_FINAL, TaskState
+from app.lifecycle import ACTIVE, FINAL, TASK_FINAL, BatchState, TaskState
 from app.service import Service
 from workers.backend import WorkerState
 
@@ -30,6 +31,7 @@ class _Numbers(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._of_batches()
+        yield from self._of_store()
         yield from self._of_pool()
         is_draining = self._service.is_draining
         yield _gauge("quiesce_draining", "1 while the service shuts down.", is_draining)
@@ -38,7 +40,13 @@ class _Numbers(Collector):
         yield version
 
     def _of_batches(self) -> Iterator[Metric]:
-        totals, active, tasks = self._service.store.totals()
+        totals = self._service.store.totals
+        active: Counter[BatchState] = Counter()
+        tasks: Counter[TaskState] = Counter()
+        for entry in self._service.registry.entries():
+            row = entry.record.shown
+            active[row.state] += 1
+            tasks.update(row.counts)
         created = CounterMetricFamily("quiesce_batches_created", "Batches accepted.")
         created.add_metric([], totals.created)
         yield created
@@ -47,8 +55,8 @@ class _Numbers(Collector):
             ended.add_metric([state], totals.ended[state])
         yield ended
         now = GaugeMetricFamily("quiesce_batches", "Batches not ended.", labels=["state"])
-        for state, count in sorted(active.items()):
-            now.add_metric([state], count)
+        for state in sorted(ACTIVE):
+            now.add_metric([state], active[state])
         yield now
         done = CounterMetricFamily("quiesce_tasks_ended", "Tasks ended.", labels=["state"])
         for task_state in sorted(TASK_FINAL):
@@ -59,16 +67,19 @@ class _Numbers(Collector):
         retries = CounterMetricFamily("quiesce_task_retries", "Attempts that will be repeated.")
         retries.add_metric([], totals.retries)
         yield retries
-        dropped = CounterMetricFamily(
-            "quiesce_batches_dropped", "Ended batches dropped because of the limits."
-        )
-        dropped.add_metric([], totals.dropped)
-        yield dropped
+        for name, text, count in (
+            ("resumed", "Resumes of ended batches.", totals.resumed),
+            ("expired", "Ended batches forgotten because they were too old.", totals.expired),
+            ("purged", "Ended batches forgotten because a client said so.", totals.purged),
+        ):
+            yield CounterMetricFamily(f"quiesce_batches_{name}", text, count)
+
+    def _of_store(self) -> Iterator[Metric]:
+        store = self._service.store
         yield CounterMetricFamily(
-            "quiesce_batches_purged",
-            "Ended batches dropped because a client said so.",
-            totals.purged,
+            "quiesce_store_commits", "Transactions that were committed.", store.writer.commits
         )
+        yield _gauge("quiesce_store_troubled", "1 if it cannot be written.", bool(store.troubles))
 
     def _of_pool(self) -> Iterator[Metric]:
         pool = self._service.pool()

@@ -1,21 +1,15 @@
-"""What is kept of single tasks besides outcomes: progress, savepoints, retries, stops, stacks."""
+"""What is noted of single tasks besides outcomes: progress, savepoints, retries, stops, stacks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from app.lifecycle import TaskState, task_state
-from app.rows import StackRow, StopRow, TaskRow
-from workers.backend import Outcome, StackSample
+from app.rows import Note, StackRow, StopRow
+from workers.backend import Outcome, RunningTask, StackSample
 
-#: Progress of more tasks than this is not kept once they have ended.
-KEPT_PROGRESS = 10_000
-#: About what one report of progress, savepoint, stop and stack sample take besides their texts.
-PROGRESS_BYTES = 200
-SAVEPOINT_BYTES = 120
-STOP_BYTES = 400
-STACK_BYTES = 300
 #: Stack samples that one batch keeps, in number and in characters; beyond it the oldest goes.
 KEPT_STACKS = 100
 KEPT_STACK_CHARS = 1 << 20
@@ -23,94 +17,167 @@ KEPT_STACK_CHARS = 1 << 20
 MAX_STACK_CHARS = 1 << 15
 
 
+class NoteChanges(NamedTuple):
+    """What has changed since it was last asked: whole notes by task, and tasks to forget of."""
+
+    written: Sequence[tuple[int, Note]] = ()
+    dropped: Sequence[int] = ()  # nothing is known of these any more
+    unstacked: Sequence[int] = ()  # the stack samples of these are to go
+
+
+NO_CHANGES = NoteChanges()
+
+
 class Notes:
-    """The notes on the tasks of one batch. Not locked: whoever owns them does that."""
+    """The notes on the tasks of one live batch that have not ended, or whose stop has not.
 
-    __slots__ = ("_stack_chars", "progress", "retries", "savepoints", "stacks", "stops")
+    Not locked: whoever owns them does that.
+    """
 
-    def __init__(self) -> None:
-        self.progress: dict[int, bytes] = {}
-        self.retries: dict[int, Outcome] = {}
-        self.savepoints: dict[int, bytes] = {}
-        self.stops: dict[int, StopRow] = {}
-        self.stacks: dict[int, StackRow] = {}
+    __slots__ = (
+        "_changed",
+        "_dropped",
+        "_notes",
+        "_saved",
+        "_stack_chars",
+        "_stacks",
+        "_unstacked",
+    )
+
+    def __init__(self, known: Mapping[int, Note] | None = None) -> None:
+        """known: as the store has them."""
+        self._notes: dict[int, Note] = dict(known or {})
+        self._saved: set[int] = set(self._notes)  # of which the store has a row
+        self._changed: dict[int, Note] = {}
+        self._dropped: list[int] = []
+        self._unstacked: list[int] = []
+        self._stacks: dict[int, int] = {}  # how long each is, in the order they were taken
         self._stack_chars = 0
 
-    @property
-    def memory_bytes(self) -> int:
-        """About what the notes take."""
-        return (
-            sum(map(len, self.progress.values()))
-            + PROGRESS_BYTES * len(self.progress)
-            + sum(map(len, self.savepoints.values()))
-            + SAVEPOINT_BYTES * len(self.savepoints)
-            + STOP_BYTES * len(self.stops)
-            + self._stack_chars
-            + STACK_BYTES * len(self.stacks)
-        )
+    def __bool__(self) -> bool:
+        return bool(self._notes or self._changed or self._dropped)
 
-    def ended(self, outcomes: Sequence[Outcome]) -> None:
-        """These tasks have ended: what only mattered before goes."""
-        if self.retries:
-            for outcome in outcomes:
-                self.retries.pop(outcome.index, None)
-        if self.savepoints:
-            for outcome in outcomes:
-                if task_state(outcome.ending, outcome.noticed > 0) is TaskState.SUCCEEDED:
-                    self.savepoints.pop(outcome.index, None)  # there is nothing left to go on with
-        if len(self.progress) > KEPT_PROGRESS:
-            for outcome in outcomes:
-                self.progress.pop(outcome.index, None)
+    def get(self, index: int) -> Note | None:
+        """What is known of a task that has not ended."""
+        return self._notes.get(index)
 
-    def retry(self, outcome: Outcome) -> None:
-        """An attempt failed, and there will be another."""
-        self.retries[outcome.index] = outcome
-        self.progress.pop(outcome.index, None)
+    def stop_of(self, index: int) -> StopRow | None:
+        """The stop of a task that has not ended, or not settled."""
+        note = self._notes.get(index)
+        return None if note is None else note.stop
 
-    def sample(self, index: int, attempt: int, sample: StackSample) -> None:
-        """Keep where a task was; a later attempt's stack replaces an earlier one's."""
-        text = sample.stack[:MAX_STACK_CHARS]
-        self._drop_stack(index)
-        self.stacks[index] = StackRow(attempt, sample.taken, sample.silent_s, text)
-        self._stack_chars += len(text)
-        while len(self.stacks) > KEPT_STACKS or self._stack_chars > KEPT_STACK_CHARS:
-            self._drop_stack(next(iter(self.stacks)))
+    def stopped(self) -> list[int]:
+        """The tasks that are being stopped."""
+        return [i for i, n in self._notes.items() if n.stop is not None and n.stop.settled is None]
 
-    def added_to(self, task: TaskRow) -> TaskRow:
-        """A task with what is noted about it."""
-        at = task.index
-        return task._replace(
-            retry_after=self.retries.get(at),
-            progress=self.progress.get(at),
-            stop=self.stops.get(at),
-            stack=self.stacks.get(at),
-        )
+    def begun(self, task: RunningTask) -> bool:
+        """A task runs; whether that was news."""
+        note = self._notes.get(task.index)
+        if note is not None and note.attempt >= task.attempt:
+            return False
+        self._change(task.index, attempt=task.attempt, began=task.began, pid=task.pid)
+        return True
 
-    def savepoint_added_to(self, task: TaskRow) -> TaskRow:
-        """A task with what it has saved."""
-        return task._replace(savepoint=self.savepoints.get(task.index))
+    def cut_off(self, outcome: Outcome) -> None:
+        """An attempt ended that says nothing of its task: it will run again."""
+        self._change(outcome.index, attempt=outcome.attempt, began=outcome.began, pid=outcome.pid)
+
+    def retry(self, outcome: Outcome, used: int) -> None:
+        """An attempt failed, and there will be another; `used` count against the limit."""
+        self.cut_off(outcome)
+        self._change(outcome.index, used=used, error=outcome.payload, progress=None)
+
+    def has_failed(self, outcome: Outcome) -> bool:
+        """Whether this attempt is known to have failed, and its task to run again."""
+        note = self._notes.get(outcome.index)
+        return note is not None and note.error is not None and note.attempt == outcome.attempt
+
+    def used(self, index: int) -> int:
+        """How many attempts of a task count against the limit so far."""
+        note = self._notes.get(index)
+        return 0 if note is None else note.used
+
+    def progress(self, index: int, text: bytes) -> None:
+        """A running task reported its progress."""
+        self._change(index, progress=text)
+
+    def save(self, index: int, attempt: int, savepoint: bytes) -> None:
+        """A running task saved how far it has come."""
+        self._change(index, attempt=attempt, savepoint=savepoint)
+
+    def stop(self, index: int, stop: StopRow) -> None:
+        """A task is to be stopped."""
+        self._change(index, stop=stop)
 
     def tighten(self, batch_stop: StopRow) -> None:
         """Stops of single tasks that are under way are over when that of their batch kills."""
         if batch_stop.kill_at is None:
             return
-        for index, stop in self.stops.items():
-            if stop.settled is None:
-                self.stops[index] = stop.joined(round(batch_stop.kill_at - stop.requested, 6))
+        for index in self.stopped():
+            stop = self._notes[index].stop
+            assert stop is not None
+            self._change(index, stop=stop.joined(round(batch_stop.kill_at - stop.requested, 6)))
 
-    def settle_stop(self, index: int, now: float) -> None:
+    def settle_stop(self, index: int, now: float, *, has_ended: bool) -> None:
         """Nothing of this task runs any more."""
-        stop = self.stops[index]
-        if stop.settled is None:
-            self.stops[index] = replace(stop, settled=now)
+        stop = self.stop_of(index)
+        if stop is not None and stop.settled is None:
+            self._change(index, stop=replace(stop, settled=now))
+            if has_ended:
+                del self._notes[index]
 
-    def settle(self, now: float) -> None:
-        """Nothing of the batch runs any more, and nothing will be tried again."""
-        self.retries.clear()
-        for index in self.stops:
-            self.settle_stop(index, now)
+    def sample(self, index: int, attempt: int, sample: StackSample) -> None:
+        """Keep where a task was; a later attempt's stack replaces an earlier one's."""
+        text = sample.stack[:MAX_STACK_CHARS]
+        self._change(index, stack=StackRow(attempt, sample.taken, sample.silent_s, text))
+        self._stack_chars += len(text) - self._stacks.pop(index, 0)
+        self._stacks[index] = len(text)
+        while len(self._stacks) > KEPT_STACKS or self._stack_chars > KEPT_STACK_CHARS:
+            self._forget_stack(next(iter(self._stacks)))
 
-    def _drop_stack(self, index: int) -> None:
-        stack = self.stacks.pop(index, None)
-        if stack is not None:
-            self._stack_chars -= len(stack.text)
+    def ended(self, outcomes: Sequence[Outcome]) -> None:
+        """These tasks have ended: what only mattered before goes."""
+        if not self._notes:
+            return
+        for outcome in outcomes:
+            note = self._notes.get(outcome.index)
+            if note is not None:
+                self._end(outcome, note)
+
+    def take(self) -> NoteChanges:
+        """What has changed since the last time."""
+        written = [(index, replace(note)) for index, note in self._changed.items()]
+        changes = NoteChanges(written, self._dropped, self._unstacked)
+        self._saved.update(self._changed.keys() & self._notes.keys())
+        self._changed, self._dropped, self._unstacked = {}, [], []
+        return changes
+
+    def _end(self, outcome: Outcome, note: Note) -> None:
+        index = outcome.index
+        note.error = None
+        if task_state(outcome.ending, outcome.noticed > 0) is TaskState.SUCCEEDED:
+            note.savepoint = None  # there is nothing left to go on with
+        if note.stop is None or note.stop.settled is not None:
+            del self._notes[index]
+        if note.outlives_its_task:
+            self._changed[index] = note
+            return
+        self._changed.pop(index, None)
+        if index in self._saved:
+            self._saved.discard(index)
+            self._dropped.append(index)
+
+    def _forget_stack(self, index: int) -> None:
+        self._stack_chars -= self._stacks.pop(index)
+        note = self._notes.get(index) or self._changed.get(index)
+        if note is not None:
+            note.stack = None
+        self._unstacked.append(index)
+
+    def _change(self, index: int, **fields: object) -> None:
+        note = self._notes.get(index)
+        if note is None:
+            note = self._notes[index] = Note()
+        for name, value in fields.items():
+            setattr(note, name, value)
+        self._changed[index] = note

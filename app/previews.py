@@ -8,7 +8,7 @@ from time import monotonic
 from app.forecast import Basis, Forecast, forecast, longest_s, shield_left_s, silent_s
 from app.glance import Glance, TaskGlance
 from app.lifecycle import TaskState
-from app.rows import BatchRow, StopRow, TaskRow
+from app.rows import NO_NOTE, BatchRow, Note, StopRow
 from app.schemas import PreviewedTask, StopPreview
 from workers.backend import Gaps, RunningTask
 
@@ -19,12 +19,16 @@ PREVIEW_TASKS = 1_000
 _STUCK = Forecast(None, Basis.UNKNOWN)
 
 
-def preview(glance: Glance, gaps: Mapping[str, Gaps]) -> StopPreview:
-    """What a stop of the batch would do now; while it is being stopped, what that still takes."""
+def preview(glance: Glance, notes: Mapping[int, Note], gaps: Mapping[str, Gaps]) -> StopPreview:
+    """What a stop of the batch would do now; while it is being stopped, what that still takes.
+
+    notes  on the tasks that run
+    """
     row, now, known = glance.row, monotonic(), gaps.get(glance.row.given.task)
     stop = row.stop or StopRow(now, None, row.given.options.grace)
-    running = sorted(_running(glance), key=lambda pair: pair[0].index)
-    ends = [_end(page, _kills(row, page, stop, task.stop), known, now) for task, page in running]
+    pages = sorted(glance.running, key=lambda page: page.index)
+    running = [(page, notes.get(page.index, NO_NOTE)) for page in pages]
+    ends = [_end(page, _kills(row, page, stop, note.stop), known, now) for page, note in running]
     return StopPreview.model_construct(
         batch=row.given.id,
         state=row.state,
@@ -33,8 +37,8 @@ def preview(glance: Glance, gaps: Mapping[str, Gaps]) -> StopPreview:
         running=len(running),
         pending=row.counts[TaskState.PENDING],
         tasks=[
-            _previewed(task, page, end, known, now)
-            for (task, page), end in zip(running[:PREVIEW_TASKS], ends, strict=False)
+            _previewed(page, note, end, known, now)
+            for (page, note), end in zip(running[:PREVIEW_TASKS], ends, strict=False)
         ],
     )
 
@@ -42,18 +46,13 @@ def preview(glance: Glance, gaps: Mapping[str, Gaps]) -> StopPreview:
 def ends_of(glance: Glance | TaskGlance, gaps: Mapping[str, Gaps]) -> list[Forecast]:
     """When each task ends that a stop waits for, which is that of the batch or of the one task."""
     if isinstance(glance, TaskGlance):
-        batch, tasks = glance.batch, [glance.task]
+        batch, page, stop = glance.batch, glance.task.page, glance.task.note.stop
+        pages = [] if page is None else [page]
     else:
-        batch, tasks = glance, glance.record.still_running(glance.running)
+        batch, pages, stop = glance, list(glance.running), None
     row, now, known = batch.row, monotonic(), gaps.get(batch.row.given.task)
-    pairs = [(task, task.page) for task in tasks if task.page is not None]
-    ends = [_end(page, _kills(row, page, row.stop, task.stop), known, now) for task, page in pairs]
+    ends = [_end(page, _kills(row, page, row.stop, stop), known, now) for page in pages]
     return [*ends, _STUCK] if batch.unkillable else ends
-
-
-def _running(glance: Glance) -> list[tuple[TaskRow, RunningTask]]:
-    found = glance.record.still_running(glance.running)
-    return [(task, task.page) for task in found if task.page is not None]
 
 
 def _end(page: RunningTask, kills: Iterable[float], gaps: Gaps | None, now: float) -> Forecast:
@@ -73,10 +72,10 @@ def _kills(row: BatchRow, page: RunningTask, *stops: StopRow | None) -> Iterator
 
 
 def _previewed(
-    task: TaskRow, page: RunningTask, end: Forecast, gaps: Gaps | None, now: float
+    page: RunningTask, note: Note, end: Forecast, gaps: Gaps | None, now: float
 ) -> PreviewedTask:
     return PreviewedTask.model_construct(
-        index=task.index,
+        index=page.index,
         pid=page.pid,
         silent_for=_rounded(silent_s(page, now)),
         ever_looked=page.looked > page.began,
@@ -84,7 +83,7 @@ def _previewed(
         usual_gap=_rounded(gaps.p99_s) if gaps is not None and gaps.p99_s else None,
         waiting=page.is_waiting,
         shield_left=_rounded(shield_left_s(page, now)) if page.shielded_until else None,
-        stack_taken=task.stack is not None and task.stack.attempt == page.attempt,
+        stack_taken=note.stack is not None and note.stack.attempt == page.attempt,
         predicted=_rounded_or_none(end.seconds),
         basis=end.basis,
     )

@@ -1,116 +1,157 @@
-"""One batch as it is kept: what was asked, where it is, and what became of its tasks."""
+"""One live batch: where it is, what the store has of it, and what it has not yet."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from app.columns import ENDING_OF, Columns, Row
-from app.lifecycle import BATCH_MOVES, FINAL, BatchState, TaskState, batch_end
-from app.notes import Notes
-from app.rows import BatchRow, GraceAsked, NewBatchRow, StopRow, TaskRow
-from workers.backend import Ending, Outcome, RunningTask, StackSample
-
-#: About what a record takes besides its tasks' columns, for the limit on ended batches.
-RECORD_BYTES = 4_096
-#: A page of tasks is written in one go, so it ends where their results reach this.
-PAGE_BYTES = 1 << 20
+from app.leaving import GOES_DOWN, Leaving
+from app.lifecycle import BATCH_MOVES, FINAL, Actor, BatchState, TaskState, batch_end, task_state
+from app.notes import NO_CHANGES, Notes
+from app.rows import (
+    BatchRow,
+    Cause,
+    GraceAsked,
+    HistoryRow,
+    NewBatchRow,
+    Note,
+    StopRow,
+    all_counts,
+)
+from app.taken import Appended, OutcomeRow, Taken
+from workers.backend import Ending, Outcome, Remarks, RunningTask, StackSample
 
 _UNDER_WAY = frozenset({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING})
-_NO_COUNTS = dict.fromkeys(TaskState, 0)
+_STATES = {
+    noticed: {ending: task_state(ending, noticed) for ending in Ending} for noticed in (False, True)
+}
+_ENDED = 1
+_OPEN = frozenset({TaskState.PENDING, TaskState.RUNNING})
+_BY_CLIENT = Cause(Actor.CLIENT)
+_BY_WORKER = Cause(Actor.WORKER)
+_BY_SERVICE = Cause(Actor.SERVICE)
 
 
 class Record:
-    """The mutable record; every method takes its lock, and none of them waits for anything else."""
+    """The mutable record of a live batch, ahead of the store by what nobody is shown yet.
+
+    The service and the pool's thread change it; the store's writer takes what has changed, writes
+    it, and publishes. Every method takes the lock, and none waits for anything else.
+    """
 
     __slots__ = (
-        "_columns",
+        "_counts",
+        "_events",
         "_failed_fast",
-        "_finished",
+        "_history",
+        "_is_to_purge",
+        "_leaving",
         "_lock",
         "_notes",
+        "_number",
+        "_run",
+        "_settled",
         "_started",
         "_state",
+        "_states",
         "_stop",
+        "_stopped_tasks",
+        "_told",
+        "_unsaved",
         "_version",
         "given",
+        "is_marked",
+        "is_noted",
+        "payload_bytes",
+        "shown",
+        "unshown",
     )
 
     def __init__(self, given: NewBatchRow) -> None:
-        self.given = given
-        self._lock = threading.Lock()
-        self._state = BatchState.QUEUED
-        self._columns = Columns(given.total)
-        self._started: float | None = None
-        self._finished: float | None = None
-        self._stop: StopRow | None = None
-        self._failed_fast = False
-        self._version = 1
-        self._notes: Notes | None = None  # most batches need none
+        """A batch that is accepted now."""
+        counts = all_counts({}, given.total, is_final=False)
+        self._take_on(BatchRow(given, BatchState.QUEUED, counts, version=0))
+        self._note_state(given.created, _BY_CLIENT)
 
-    def __len__(self) -> int:
-        return self.given.total
+    @classmethod
+    def restored(
+        cls, row: BatchRow, ended: bytearray | None, notes: Mapping[int, Note], events: int
+    ) -> Record:
+        """A batch that the store has.
+
+        ended   1 for each task that has an outcome, in index order; None if none has
+        notes   on those that have none
+        events  rows that there are of its history
+        """
+        record = cls.__new__(cls)
+        record._take_on(row)
+        record._states = ended
+        record._events = events
+        if notes:
+            record._notes = Notes(notes)
+        return record
+
+    def _take_on(self, row: BatchRow) -> None:
+        self.given = row.given
+        self.shown = row  # as the store has it; only the writer assigns it
+        #: Tasks whose end the store does not have yet, by index: they are shown as running.
+        self.unshown: dict[int, Outcome] = {}
+        self.payload_bytes = row.payload_bytes
+        self.is_marked = self.is_noted = False  # the writer will look, at once or soon
+        self._lock = threading.Lock()
+        self._state, self._run, self._version = row.state, row.run, row.version
+        self._started, self._stop, self._settled = row.started, row.stop, row.finished
+        self._failed_fast, self._is_to_purge = row.failed_fast, row.is_to_purge
+        self._stopped_tasks, self._number = row.stopped_tasks, row.ended_tasks
+        ended = {state: count for state, count in row.counts.items() if count}
+        self._counts = {s: n for s, n in ended.items() if s not in _OPEN}  # of what was taken
+        self._states: bytearray | None = None  # made when the first task has ended
+        self._unsaved: list[Outcome] = []
+        self._notes: Notes | None = None  # most batches need none
+        self._history: list[HistoryRow] = []
+        self._events = 0
+        self._told: list[Callable[[], None]] = []
+        self._leaving: Leaving | None = None  # the service goes down under it
 
     @property
     def state(self) -> BatchState:
+        """Where it is, whether or not the store knows."""
         return self._state
 
     @property
-    def memory_bytes(self) -> int:
-        """About what the record takes."""
-        notes = 0 if self._notes is None else self._notes.memory_bytes
-        return RECORD_BYTES + self._columns.memory_bytes + notes
+    def stop(self) -> StopRow | None:
+        """Its stop, whether or not the store knows."""
+        return self._stop
 
-    def outcome(self, index: int) -> tuple[Ending, bytes] | None:
-        """How a task ended, for the batch's AsyncResult; None if it never started."""
-        with self._lock:
-            row = self._columns.row(index)
-        ending = None if row is None else ENDING_OF.get(row.state)
-        return None if row is None or ending is None else (ending, row.payload)
+    @property
+    def has_settled(self) -> bool:
+        """Whether nothing of it runs any more, whether or not the store knows."""
+        return self._settled is not None
 
-    def snapshot(self, running: Sequence[RunningTask] = ()) -> BatchRow:
-        """The batch now; `running` is what the workers' pages show of it."""
-        with self._lock:
-            if running:  # a page may tell of the begin before the pool does
-                self._begin(min(task.began for task in running))
-            return BatchRow(
-                self.given,
-                self._state,
-                self._counts(running, is_over=self._state in FINAL),
-                self._started,
-                self._finished,
-                self._stop,
-                self._version,
-                len(self._columns),
-                self._columns.payload_bytes,
-            )
-
-    def compare_and_set(self, expected: Collection[BatchState], state: BatchState) -> bool:
-        """Move to `state` if it is in one of `expected` and the move is legal; whether it moved."""
-        with self._lock:
-            return self._move(expected, state)
-
-    def begin(self, at: float) -> None:
-        """Its first task has begun."""
-        with self._lock:
-            self._begin(at)
+    # --- what users ask ---------------------------------------------------------------------------
 
     def request_stop(
-        self, now: float, reason: str | None, grace_s: GraceAsked, *, failed_fast: bool = False
+        self,
+        now: float,
+        cause: Cause,
+        grace_s: GraceAsked,
+        *,
+        failed_fast: bool = False,
     ) -> StopRow | None:
         """Note a stop, or join the one under way; None if the batch had ended before.
 
         A repeat changes nothing but the grace, and can only shorten it.
         """
         with self._lock:
-            if self._state in FINAL:
+            if self._settled is not None:
                 return None
             if self._stop is None:
-                self._move({BatchState.QUEUED, BatchState.RUNNING}, BatchState.STOPPING)
-                stop = self.given.first_stop(now, reason, grace_s, len(self._columns))
+                self._move(now, _UNDER_WAY, BatchState.STOPPING, cause)
+                stop = self.given.first_stop(now, cause.reason, grace_s)
                 self._failed_fast = failed_fast
+                self._stay()
             else:
                 stop = self._stop.joined(grace_s)
             if stop is not self._stop:
@@ -130,176 +171,251 @@ class Record:
         if not 0 <= index < self.given.total:
             raise IndexError(index)
         with self._lock:
-            known = None if self._notes is None else self._notes.stops.get(index)
-            has_ended = self._state in FINAL or self._columns.state(index) is not None
+            known = None if self._notes is None else self._notes.stop_of(index)
+            has_ended = self._settled is not None or self._has_ended(index)
             # The outcome of a stopped task may be here while something it left is still ended.
             if has_ended and (known is None or known.settled is not None):
                 return None
             stop = known or self._stop or self.given.first_stop(now, reason, grace_s)
-            self._noted().stops[index] = stop = stop.joined(grace_s)
+            stop = stop.joined(grace_s)
+            self._noted().stop(index, stop)
+            self._version += 1
             return stop
 
-    def settle_task_stop(self, index: int, now: float) -> None:
-        """Nothing of a stopped task runs, or will: without an outcome it was dropped before."""
+    def purge(self) -> None:
+        """Nothing is to be left of the batch once it has ended."""
         with self._lock:
-            self._noted().settle_stop(index, now)
-            if self._state not in FINAL:
-                self._columns.skip(index, now)
-                self._version += 1
-
-    def append(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """Tasks have ended; gives the outcomes that came for tasks that had ended before."""
-        with self._lock:
-            refused = self._columns.append(outcomes)
+            self._is_to_purge = True
             self._version += 1
-            if self._started is None:  # over so soon that nobody announced its begin
+
+    def leave(self, now: float, grace_s: float) -> bool:
+        """The service goes down under it: what is cut off will run again; False if it is over.
+
+        grace_s  what its tasks have until they are killed, those that are being stopped alone as well
+        """
+        with self._lock:
+            if self._settled is not None or self._state is BatchState.STOPPING:
+                return False
+            if self._leaving is None:
+                self._leaving = Leaving(self.given.options.retries.max_attempts)
+                if self._notes is not None:
+                    self._notes.tighten(StopRow(now, None, grace_s))
+            return True
+
+    def go_on(self, now: float, *, was_down: str, is_back: str) -> None:
+        """The service is there again, and so is the batch, which says why and since when."""
+        with self._lock:
+            self._move(now, _UNDER_WAY, BatchState.INTERRUPTED, Cause(Actor.SERVICE, was_down))
+            self._move(
+                now, {BatchState.INTERRUPTED}, BatchState.QUEUED, Cause(Actor.SERVICE, is_back)
+            )
+
+    # --- what workers report ----------------------------------------------------------------------
+
+    def begin(self, at: float) -> None:
+        """Its first task has begun."""
+        with self._lock:
+            self._begin(at)
+
+    def append(self, outcomes: Sequence[Outcome]) -> Appended:
+        """Tasks have ended: each of them once."""
+        with self._lock:
+            if self._leaving is not None:
+                outcomes = self._leaving.sort_out(outcomes, self._noted())
+            appended = self._append(outcomes)
+            if self._started is None or self._state is BatchState.QUEUED:
+                # Over so soon that nobody announced its begin.
                 ran = [outcome.began for outcome in outcomes if outcome.attempt]  # 0: skipped
                 if ran:
                     self._begin(min(ran))
-            if self._notes is not None:
-                self._notes.ended(outcomes)
-        return refused
+        return appended
 
-    def retry(self, outcome: Outcome) -> None:
-        """An attempt failed, and there will be another."""
+    def retry(self, outcome: Outcome, used: int) -> None:
+        """An attempt failed, and there will be another; `used` count against the limit."""
         with self._lock:
-            self._noted().retry(outcome)
+            self._noted().retry(outcome, used)
             self._version += 1
+
+    def begun(self, task: RunningTask) -> bool:
+        """A task has run for a while; whether that was news."""
+        with self._lock:
+            return not self._has_ended(task.index) and self._noted().begun(task)
 
     def progress(self, index: int, text: bytes) -> None:
         """A running task reported its progress."""
         with self._lock:
-            self._noted().progress[index] = text
+            self._noted().progress(index, text)
 
-    def save(self, index: int, savepoint: bytes) -> None:
+    def save(self, index: int, attempt: int, savepoint: bytes) -> None:
         """A running task saved how far it has come."""
         with self._lock:
-            self._noted().savepoints[index] = savepoint
+            self._noted().save(index, attempt, savepoint)
 
     def sample(self, index: int, attempt: int, sample: StackSample) -> None:
         """A running task has not looked at its event for longer than its limit."""
         with self._lock:
             self._noted().sample(index, attempt, sample)
 
-    def settle(self, now: float) -> dict[TaskState, int] | None:
-        """Nothing of the batch runs any more: give it its final state.
-
-        returns  its tasks by state; None if it had ended before
-        """
+    def settle_task_stop(self, index: int, now: float) -> None:
+        """Nothing of a stopped task runs, or will: without an outcome it was dropped before."""
         with self._lock:
-            counts = self._counts((), is_over=True)
-            end = batch_end(
-                counts, was_stopped=self._stop is not None, failed_fast=self._failed_fast
-            )
-            if not self._move(_UNDER_WAY, end):
-                return None
-            self._finished = now
-            if self._stop is not None:
-                self._stop = replace(self._stop, settled=now)
+            if self._settled is None and not self._has_ended(index):
+                never = Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
+                self._append([never])
+            self._noted().settle_stop(index, now, has_ended=self._has_ended(index))
+            self._version += 1
+
+    def settle(self, now: float) -> bool:
+        """Nothing of the batch runs any more, and nothing will; whether this call settled it."""
+        with self._lock:
+            if self._settled is not None:
+                return False
+            self._settled = now
             if self._notes is not None:
-                self._notes.settle(now)
-            return counts
+                for index in self._notes.stopped():
+                    has_ended = self._has_ended(index) or self._leaving is None
+                    self._notes.settle_stop(index, now, has_ended=has_ended)
+            return True
 
-    def ended_since_stop(self, limit: int) -> list[Row]:
-        """The first tasks that ran when the stop was asked for, in the order they ended."""
+    # --- the writer's side ------------------------------------------------------------------------
+
+    def then(self, told: Callable[[], None]) -> None:
+        """Call it, on the writer's thread, once the store has all that was said until now."""
         with self._lock:
-            stop = self._stop
-            late = self._columns.late_rows(stop.first_row, stop.requested) if stop else ()
-            return [*islice(late, limit)]
+            self._told.append(told)
 
-    def count_since_stop(self) -> int:
-        """How many tasks ran when the stop was asked for, and have ended since."""
+    def take(self, most: int) -> Taken:
+        """What the store does not have yet, at most so many outcomes; what follows waits for them."""
         with self._lock:
-            stop = self._stop
-            return 0 if stop is None else self._columns.count_late(stop.first_row, stop.requested)
+            some = self._unsaved[:most]
+            del self._unsaved[:most]
+            rows = self._numbered(some)
+            self._version += bool(rows)
+            is_whole = not self._unsaved
+            if is_whole and self._settled is not None and self._state in _UNDER_WAY:
+                self._finish(self._settled)
+            notes = NO_CHANGES if self._notes is None else self._notes.take()
+            history, self._history = self._history, []
+            told: list[Callable[[], None]] = []
+            if is_whole:
+                told, self._told = self._told, told
+            return Taken(self._row(), rows, notes, history, told, is_whole)
 
-    def still_running(self, running: Sequence[RunningTask]) -> list[TaskRow]:
-        """Those of the tasks on the workers' pages that have no outcome yet."""
+    def publish(self, taken: Taken) -> None:
+        """The store has it: show it."""
         with self._lock:
-            pages = {} if self._state in FINAL else {task.index: task for task in running}
-            return [self._task(at, pages) for at in pages if self._columns.state(at) is None]
+            if taken.row.version >= self.shown.version:
+                self.shown = taken.row
+            for row in taken.outcomes:
+                self.unshown.pop(row.outcome.index, None)
 
-    def task(self, index: int, running: Mapping[int, RunningTask]) -> TaskRow:
-        """One task now. Raises IndexError if there is none."""
-        if not 0 <= index < self.given.total:
-            raise IndexError(index)
+    def has_ended(self, index: int) -> bool:
+        """Whether a task has an outcome, whether or not the store knows."""
         with self._lock:
-            task, notes = self._task(index, running), self._notes
-            return task if notes is None else notes.savepoint_added_to(task)
+            return self._has_ended(index)
 
-    def tasks(
-        self,
-        states: Collection[TaskState],
-        running: Mapping[int, RunningTask],
-        start: int,
-        limit: int,
-        most_bytes: int = PAGE_BYTES,
-    ) -> tuple[list[TaskRow], int | None]:
-        """A page of tasks in one of `states`, in index order from `start` on: at most `limit`.
-
-        Ends early, after at least one task, when the payloads reach `most_bytes`.
-        returns  the tasks, and the index of the next; None if there is none
-        """
+    def first_unshown(self, limit: int) -> list[Outcome]:
+        """Tasks whose end the store does not have yet, at most so many."""
         with self._lock:
-            pages = {} if self._state in FINAL else running
-            opened = {at: page for at, page in pages.items() if self._columns.state(at) is None}
-            found = self._columns.find(states, self._open_state(), opened, start, limit + 1)
-            count = self._columns.count_within(found[:limit], most_bytes)
-            tasks = [self._task(index, opened) for index in found[:count]]
-            return tasks, found[count] if count < len(found) else None
+            return [*islice(self.unshown.values(), limit)]
 
-    def ended_tasks(self) -> int:
-        """How many tasks have ended."""
-        return len(self._columns)
+    # --- under the lock ---------------------------------------------------------------------------
 
-    def ended_rows(self, start: int, stop: int, before: int, most_bytes: int) -> list[Row]:
-        """In index order, the tasks in [start, stop) among the first `before` that ended.
+    def _append(self, outcomes: Sequence[Outcome]) -> Appended:
+        states = self._states
+        if states is None:
+            states = self._states = bytearray(self.given.total)
+        refused, fresh, size = [], [], 0
+        for outcome in outcomes:
+            index = outcome[0]
+            if states[index]:
+                refused.append(outcome)
+                continue
+            states[index] = _ENDED
+            fresh.append(outcome)
+            size += len(outcome[3])
+        self.unshown.update([(outcome[0], outcome) for outcome in fresh])
+        self._unsaved += fresh
+        self.payload_bytes += size
+        if self._notes is not None:
+            self._notes.ended(fresh)
+        return Appended(len(fresh), size, refused)
 
-        Ends early, after at least one row, when the payloads reach `most_bytes`.
-        """
-        with self._lock:
-            return self._columns.rows(self._columns.next_ended(start, stop, before), most_bytes)
+    def _stay(self) -> None:
+        """Somebody stops it while the service goes down: what ended then has ended for good."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None and leaving.kept_back:
+            self._append(leaving.kept_back)
 
-    def _task(self, index: int, running: Mapping[int, RunningTask]) -> TaskRow:
-        row, page = self._columns.row(index), None
-        if row is not None:
-            state = row.state
-        else:
-            page = running.get(index) if self._state not in FINAL else None
-            state = self._open_state() if page is None else TaskState.RUNNING
-        task = TaskRow(index, state, row, page)
-        return task if self._notes is None else self._notes.added_to(task)
+    def _numbered(self, outcomes: Sequence[Outcome]) -> list[OutcomeRow]:
+        """Rows for these, counted."""
+        rows, counts, number = [], self._counts, self._number
+        requested = None if self._stop is None else self._stop.requested
+        for number, outcome in enumerate(outcomes, self._number):
+            state = _STATES[outcome.noticed > 0][outcome.ending]
+            is_late = requested is not None and outcome.ended >= requested and outcome.attempt > 0
+            rows.append(OutcomeRow(outcome, state, number, is_late))
+            counts[state] = counts.get(state, 0) + 1
+            self._stopped_tasks += is_late
+        if rows:
+            self._number = number + 1
+        return rows
+
+    def _finish(self, now: float) -> None:
+        """Give it its final state, or none if the service goes down under it."""
+        is_over = sum(self._counts.values()) == self.given.total
+        if self._leaving is not None and not is_over:
+            self._move(now, _UNDER_WAY, BatchState.INTERRUPTED, GOES_DOWN)
+            return
+        counts = all_counts(self._counts, self.given.total, is_final=True)
+        end = batch_end(counts, was_stopped=self._stop is not None, failed_fast=self._failed_fast)
+        self._move(now, _UNDER_WAY, end, _BY_SERVICE)
+        if self._stop is not None:
+            self._stop = replace(self._stop, settled=now)
+
+    def _row(self) -> BatchRow:
+        is_final = self._state in FINAL
+        return BatchRow(
+            self.given,
+            self._state,
+            all_counts(self._counts, self.given.total, is_final=is_final),
+            self._started,
+            self._settled if is_final else None,
+            self._stop,
+            self._version,
+            self._number,
+            self.payload_bytes,
+            self._run,
+            self._stopped_tasks,
+            self._failed_fast,
+            self._is_to_purge,
+        )
+
+    def _has_ended(self, index: int) -> bool:
+        return self._states is not None and self._states[index] == _ENDED
 
     def _noted(self) -> Notes:
         if self._notes is None:
             self._notes = Notes()
         return self._notes
 
-    def _open_state(self) -> TaskState:
-        """What a task is that has no outcome and does not run."""
-        return TaskState.SKIPPED if self._state in FINAL else TaskState.PENDING
-
     def _begin(self, at: float) -> None:
-        if self._started is None and self._state not in FINAL:
+        if self._started is None:
             self._started = at
             self._version += 1
-            self._move({BatchState.QUEUED}, BatchState.RUNNING)
+        self._move(at, {BatchState.QUEUED}, BatchState.RUNNING, _BY_WORKER)
 
-    def _move(self, expected: Collection[BatchState], state: BatchState) -> bool:
+    def _move(
+        self, at: float, expected: Collection[BatchState], state: BatchState, cause: Cause
+    ) -> bool:
         """The only place that assigns a batch's state."""
         if self._state not in expected or state not in BATCH_MOVES[self._state]:
             return False
         self._state = state
-        self._version += 1
+        self._note_state(at, cause)
         return True
 
-    def _counts(self, running: Sequence[RunningTask], *, is_over: bool) -> dict[TaskState, int]:
-        counts = _NO_COUNTS | self._columns.counts
-        rest = self.given.total - len(self._columns)
-        if is_over:
-            counts[TaskState.SKIPPED] += rest
-        else:
-            opened = sum(self._columns.state(task.index) is None for task in running)
-            counts[TaskState.RUNNING] = opened
-            counts[TaskState.PENDING] = rest - opened
-        return counts
+    def _note_state(self, at: float, cause: Cause) -> None:
+        self._version += 1
+        self._history.append(HistoryRow(self._events, at, self._run, self._state, cause))
+        self._events += 1

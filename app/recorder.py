@@ -4,79 +4,96 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from time import monotonic
 
-from app.registry import Registry
-from app.rows import Grace
+from app.backlog import Backlog
+from app.lifecycle import Actor
+from app.registry import Entry, Registry
+from app.rows import Cause, Grace
 from app.stopper import Stopper
 from app.store import Store
 from workers.backend import Outcome, StackSample, StopCause
-from workers.result import AsyncResult
 
 log = logging.getLogger("quiesce.recorder")
 
 #: A batch's lock is let go after so many outcomes, so that no reader waits for long.
 OUTCOMES_PER_LOCK = 1_000
 
-_REASONS = {
-    StopCause.FAIL_FAST: "a task failed and the batch was to fail fast",
-    StopCause.EVENT_SET: "its event was set",
+_CAUSES = {
+    StopCause.FAIL_FAST: Cause(Actor.SERVICE, "a task failed and the batch was to fail fast"),
+    StopCause.EVENT_SET: Cause(Actor.SERVICE, "its event was set"),
 }
 
 
 class Recorder:
     """The pool's listener for one batch: the only writer of what workers report.
 
-    Nothing is announced per message: readers look when they ask, and those that wait for the end
-    are woken once, by the batch's AsyncResult.
+    What it is told goes into the batch's record at once, and is shown once the store has it.
     """
 
-    __slots__ = ("_batch_id", "_registry", "_result", "_stopper", "_store")
+    __slots__ = ("_backlog", "_entry", "_record", "_registry", "_stopper", "_store")
 
     def __init__(
         self,
-        batch_id: str,
-        result: AsyncResult,
+        entry: Entry,
         store: Store,
         registry: Registry,
         stopper: Stopper,
+        backlog: Backlog,
     ) -> None:
-        self._batch_id, self._result = batch_id, result
-        self._store, self._registry, self._stopper = store, registry, stopper
+        self._entry, self._record = entry, entry.record
+        self._store, self._registry = store, registry
+        self._stopper, self._backlog = stopper, backlog
 
     def begun(self, at: float) -> None:
-        self._store.begin(self._batch_id, at)
+        self._record.begin(at)
+        self._store.mark(self._record)
 
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         for first in range(0, len(outcomes), OUTCOMES_PER_LOCK):
             some = outcomes[first : first + OUTCOMES_PER_LOCK]
-            for refused in self._store.append(self._batch_id, some):
-                log.error("batch %s: second end of task %s", self._batch_id, refused)
+            appended = self._record.append(some)
+            self._backlog.reported(appended)
+            for refused in appended.refused:
+                log.error("batch %s: second end of task %s", self._record.given.id, refused)
+        self._store.mark(self._record)
 
-    def retrying(self, outcome: Outcome) -> None:
-        self._store.retry(self._batch_id, outcome)
+    def retrying(self, outcome: Outcome, used: int) -> None:
+        self._record.retry(outcome, used)
+        self._store.totals.retries += 1
+        self._store.mark(self._record)
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:  # noqa: ARG002
-        self._store.progress(self._batch_id, index, progress)
+        self._record.progress(index, progress)
+        self._store.mark_later(self._record)
 
-    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:  # noqa: ARG002
-        self._store.save(self._batch_id, index, savepoint)
+    def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
+        self._record.save(index, attempt, savepoint)
+        self._store.mark_later(self._record)
 
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
-        self._store.sample(self._batch_id, index, attempt, sample)
+        self._record.sample(index, attempt, sample)
+        self._store.mark_later(self._record)
 
     def stopping(self, cause: StopCause) -> None:
         failed_fast = cause is StopCause.FAIL_FAST
-        stop = self._store.request_stop(
-            self._batch_id, _REASONS[cause], Grace.DEFAULT, failed_fast=failed_fast
+        stop = self._record.request_stop(
+            monotonic(), _CAUSES[cause], Grace.DEFAULT, failed_fast=failed_fast
         )
         if stop is not None:
             # The pool knows of the stop, but not of the batch's grace.
-            self._stopper.stop(self._batch_id, stop.grace_s)
+            self._stopper.stop(self._record.given.id, stop.grace_s)
+            self._store.mark(self._record)
 
     def settled(self) -> None:
-        """First the state, then the news: whoever is woken finds the batch ended."""
-        self._store.settle(self._batch_id)
-        self._result.resolve()
-        entry = self._registry.drop(self._batch_id)
-        if entry is not None:
-            entry.settled()
+        """Whoever is woken finds the batch ended, in the store."""
+        if self._record.settle(monotonic()):
+            self._record.then(self._has_ended)
+            self._store.mark(self._record)
+
+    def _has_ended(self) -> None:
+        """On the writer's thread: first the fact, then the news."""
+        self._store.count_end(self._record.shown)
+        self._registry.drop(self._record.given.id)
+        self._entry.result.resolve()
+        self._entry.settled()

@@ -1,4 +1,4 @@
-"""The live batches: the AsyncResult and the Manager-hosted event of each."""
+"""The live batches: record, AsyncResult and Manager-hosted event of each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 
+from app.record import Record
 from workers.backend import Backend, Event
 from workers.result import AsyncResult
 
@@ -13,11 +14,11 @@ from workers.result import AsyncResult
 class Entry:
     """One live batch, in the textbook pattern: the handle on its result beside its stop event."""
 
-    __slots__ = ("_backend", "_batch_id", "_lock", "_setting", "_settled", "result")
+    __slots__ = ("_backend", "_lock", "_setting", "_settled", "record", "result")
 
-    def __init__(self, batch_id: str, result: AsyncResult, backend: Backend) -> None:
-        self.result = result
-        self._batch_id, self._backend = batch_id, backend
+    def __init__(self, record: Record, result: AsyncResult, backend: Backend) -> None:
+        self.record, self.result = record, result
+        self._backend = backend
         self._lock = threading.Lock()
         self._setting: Future[None] | None = None
         self._settled = False
@@ -25,7 +26,7 @@ class Entry:
     @property
     def event(self) -> Event:
         """The batch's event, hosted by the Manager; its methods may block for up to a second."""
-        return self._backend.event(self._batch_id)
+        return self._backend.event(self.record.given.id)
 
     def set_event_with(self, future: Future[None]) -> bool:
         """Claim the one setting of the event; False if it was claimed before or nobody needs it."""
@@ -40,14 +41,17 @@ class Entry:
         with self._lock:
             self._settled = True
             setting = self._setting
+        forget, batch_id = self._backend.forget, self.record.given.id
         if setting is None:
-            self._backend.forget(self._batch_id)
+            forget(batch_id)
         else:
-            setting.add_done_callback(lambda _: self._backend.forget(self._batch_id))
+            setting.add_done_callback(lambda _: forget(batch_id))
 
 
 class Registry(Mapping[str, Entry]):
-    """Live batches by id. An entry comes with the batch and goes when it has settled."""
+    """Live batches by id. An entry comes when the batch is accepted, and goes when the store has its
+    end.
+    """
 
     def __init__(self) -> None:
         # One writer at a time per key, and a dict's own operations are atomic: no lock.
@@ -62,10 +66,14 @@ class Registry(Mapping[str, Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, batch_id: str, entry: Entry) -> None:
+    def entries(self) -> list[Entry]:
+        """All of them now."""
+        return list(self._entries.values())
+
+    def add(self, entry: Entry) -> None:
         """A batch goes live."""
-        self._entries[batch_id] = entry
+        self._entries[entry.record.given.id] = entry
 
     def drop(self, batch_id: str) -> Entry | None:
-        """A batch has settled."""
+        """A batch has ended."""
         return self._entries.pop(batch_id, None)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
-from app.record import Record
+from app.rows import BatchRow
+from app.store import Store
 from app.views import line_of
 
 TASKS_PER_TURN = 1_000
 BYTES_PER_TURN = 262_144
 
 
-async def result_lines(record: Record) -> AsyncIterator[bytes]:
-    """Chunks of lines in index order, of the tasks that had ended when the first one was read."""
-    before, start, total = record.ended_tasks(), 0, record.given.total
-    while start < total:
-        stop = min(start + TASKS_PER_TURN, total)
-        rows = record.ended_rows(start, stop, before, BYTES_PER_TURN)
+async def result_lines(store: Store, batch: BatchRow) -> AsyncIterator[bytes]:
+    """Chunks of lines in index order, of the tasks that had ended when the batch was looked at."""
+    start, is_more = 0, True
+    while is_more:
+        rows = await store.read(store.queries.results, batch, start, TASKS_PER_TURN, BYTES_PER_TURN)
         if rows:
             yield b"".join([line_of(row) + b"\n" for row in rows])
-        # Cut short by its size, the slice goes on after its last line.
+            start = rows[-1].index + 1
         is_cut = sum(len(row.payload) for row in rows) >= BYTES_PER_TURN
-        start = rows[-1].index + 1 if is_cut else stop
-        await asyncio.sleep(0)
+        is_more = is_cut or len(rows) == TASKS_PER_TURN

@@ -1,4 +1,8 @@
-"""What is known of a batch and its tasks at one moment: what the store gives to its readers."""
+"""What is known of a batch and its tasks at one moment: what the store gives to its readers.
+
+Times are seconds on the machine's monotonic clock; those of an earlier life of the machine lie
+before its zero.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from app.columns import Row
-from app.lifecycle import BatchState, TaskState
+from app.lifecycle import FINAL, Actor, BatchState, TaskState
 from app.schemas import BatchOptions
-from workers.backend import Outcome, RunningTask
+from workers.backend import Remarks, RunningTask
 
 DEFAULT_OPTIONS = BatchOptions()
+NO_COUNTS: Mapping[TaskState, int] = MappingProxyType(dict.fromkeys(TaskState, 0))
 
 
 class Grace(Enum):
@@ -26,14 +30,20 @@ class Grace(Enum):
 GraceAsked = float | Grace | None
 
 
+class Cause(NamedTuple):
+    """Who brought about a change of state, and why."""
+
+    actor: Actor
+    reason: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StopRow:
-    """The stop of a batch or of one task. Times are seconds on the machine's monotonic clock."""
+    """The stop of a batch or of one task."""
 
     requested: float
     reason: str | None
     grace_s: float | None  # from the request on; None never kills
-    first_row: int = 0  # of a batch: tasks that ended before the request have lower rows
     settled: float | None = None
 
     @property
@@ -66,6 +76,7 @@ class NewBatchRow(NamedTuple):
     """What is known of a batch when it is accepted, and never changes.
 
     options  with every default filled in, the service's own included
+    serial   its number in the store
     """
 
     id: str
@@ -75,44 +86,114 @@ class NewBatchRow(NamedTuple):
     name: str | None = None
     labels: Mapping[str, str] = MappingProxyType({})
     options: BatchOptions = DEFAULT_OPTIONS
+    serial: int = 0
 
-    def first_stop(
-        self, now: float, reason: str | None, grace_s: GraceAsked, first_row: int = 0
-    ) -> StopRow:
+    def first_stop(self, now: float, reason: str | None, grace_s: GraceAsked) -> StopRow:
         """A stop of the batch, or of one of its tasks, that nobody has asked for before."""
         own_s = self.options.grace if isinstance(grace_s, Grace) else grace_s
-        return StopRow(now, reason, own_s, first_row)
+        return StopRow(now, reason, own_s)
 
 
 class BatchRow(NamedTuple):
     """A batch as it was at one moment; the counts add up to the total.
 
-    version  grows with every change but the begin of a task
+    run            1, and one more with each resume
+    version        grows with every change but the begin of a task
+    ended_tasks    outcomes there have ever been, those of earlier runs included
+    stopped_tasks  of the tasks that ran when the stop came, how many have ended
     """
 
     given: NewBatchRow
     state: BatchState
-    counts: dict[TaskState, int]
-    started: float | None
-    finished: float | None
-    stop: StopRow | None
-    version: int
-    ended_tasks: int
-    payload_bytes: int
+    counts: Mapping[TaskState, int]
+    started: float | None = None
+    finished: float | None = None
+    stop: StopRow | None = None
+    version: int = 1
+    ended_tasks: int = 0
+    payload_bytes: int = 0
+    run: int = 1
+    stopped_tasks: int = 0
+    failed_fast: bool = False
+    is_to_purge: bool = False  # gone, once it has ended
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    def with_running(self, running: int) -> BatchRow:
+        """The same with so many of its pending tasks running."""
+        if not running or self.is_final:
+            return self
+        pending = self.counts[TaskState.PENDING] - running
+        return self._replace(
+            counts={**self.counts, TaskState.RUNNING: running, TaskState.PENDING: pending}
+        )
+
+
+def all_counts(
+    ended: Mapping[TaskState, int], total: int, *, is_final: bool
+) -> dict[TaskState, int]:
+    """How many tasks are in each state: those without an outcome are skipped once all is over."""
+    counts = {**NO_COUNTS, **ended}
+    rest = total - sum(ended.values())
+    counts[TaskState.SKIPPED if is_final else TaskState.PENDING] += rest
+    return counts
+
+
+class Row(NamedTuple):
+    """One task that has ended, or alone was skipped."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is never used here
+    state: TaskState
+    attempt: int
+    began: float
+    ended: float
+    noticed: float  # 0.0 if it never saw its event set
+    pid: int
+    remarks: Remarks
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Note:
+    """What is known of a task besides its outcome."""
+
+    attempt: int = 0  # the last one that is known to have begun
+    used: int = 0  # attempts that count against the limit
+    began: float | None = None
+    pid: int | None = None
+    error: bytes | None = None  # of the attempt that failed, until the next one has ended
+    progress: bytes | None = None
+    savepoint: bytes | None = None
+    stop: StopRow | None = None  # of this one task; a stop of its batch is told by the batch
+    stack: StackRow | None = None
+
+    @property
+    def outlives_its_task(self) -> bool:
+        """Whether any of it is still to be read when the task has ended."""
+        return bool(self.progress or self.savepoint or self.stop or self.stack)
+
+
+NO_NOTE = Note()
 
 
 class TaskRow(NamedTuple):
-    """One task as it was at one moment; `row` once it has ended, `page` while it runs.
-
-    stop  of this one task; a stop of its batch is told by the batch
-    """
+    """One task as it was at one moment; `row` once it has ended, `page` while it runs."""
 
     index: int  # type: ignore[assignment]  # tuple.index is never used here
     state: TaskState
     row: Row | None = None
     page: RunningTask | None = None
-    retry_after: Outcome | None = None  # the attempt that failed, while it waits for the next
-    progress: bytes | None = None
-    stop: StopRow | None = None
-    stack: StackRow | None = None
-    savepoint: bytes | None = None  # not in a list: it may be large
+    note: Note = NO_NOTE
+
+
+class HistoryRow(NamedTuple):
+    """A state that a batch came into; `receipt` of the stop that ended the run before it."""
+
+    number: int
+    at: float
+    run: int
+    state: BatchState
+    cause: Cause
+    receipt: bytes | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.record import Record
 from app.rows import StopRow
+from app.store import Store
 from workers.backend import Backend
 
 
@@ -39,8 +40,8 @@ class TaskStops:
     An entry goes when its stop has settled, whether or not anybody still waits.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, store: Store) -> None:
+        self._backend, self._store = backend, store
         self._settling: dict[tuple[str, int], Settling] = {}
 
     def __len__(self) -> int:
@@ -61,10 +62,15 @@ class TaskStops:
         return settling
 
     def _settled(self, record: Record, index: int, loop: asyncio.AbstractEventLoop) -> None:
-        """On the pool's thread: first the fact, then the news."""
+        """On the pool's thread: first the fact, then the news, once the store has it."""
         record.settle_task_stop(index, monotonic())
+        record.then(partial(self._tell, (record.given.id, index), loop))
+        self._store.mark(record)
+
+    def _tell(self, key: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
+        """On the writer's thread."""
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            loop.call_soon_threadsafe(self._wake, (record.given.id, index))
+            loop.call_soon_threadsafe(self._wake, key)
 
     def _wake(self, key: tuple[str, int]) -> None:
         settling = self._settling.pop(key, None)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.clock import Clock
-from app.columns import Row
-from app.lifecycle import FINAL, TaskState
-from app.record import Record
-from app.rows import BatchRow, StackRow, StopRow, TaskRow
+from app.glance import Glance
+from app.lifecycle import TaskState
+from app.rows import BatchRow, HistoryRow, Row, StackRow, StopRow, TaskRow
 from app.schemas import (
     BatchLinks,
     BatchView,
     CatalogEntry,
     Counts,
     GapsView,
+    HistoryEntry,
+    HistoryView,
     PoolStatus,
     StackView,
     StoppedTask,
@@ -61,6 +62,7 @@ class Views:
             name=given.name,
             labels=dict(given.labels),
             state=row.state,
+            run=row.run,
             total=given.total,
             counts=Counts(**_by_name(row.counts)),
             options=given.options,
@@ -69,25 +71,21 @@ class Views:
             stop=stop,
             finished_at=at(row.finished),
             links=BatchLinks(
-                self=self_link, tasks=f"{self_link}/tasks", results=f"{self_link}/results"
+                self=self_link,
+                tasks=f"{self_link}/tasks",
+                results=f"{self_link}/results",
+                history=f"{self_link}/history",
             ),
             results=results,
         )
 
-    def stop(
-        self,
-        stop: StopRow,
-        record: Record,
-        running: Sequence[RunningTask],
-        unkillable: Sequence[int],
-        most_tasks: int = STOP_TASKS,
-    ) -> StopView:
-        """A stop with the tasks that ran when it came, those that still run last."""
-        ended = record.ended_since_stop(most_tasks) if most_tasks else []
-        still = record.still_running(running)
+    def stop(self, glance: Glance, stop: StopRow, ended: Sequence[Row]) -> StopView:
+        """A stop with the tasks that ran when it came; `ended` are those that have ended."""
+        gone = {row.index for row in ended}
+        still = [task for task in glance.running if task.index not in gone]
         tasks = sorted(
             [_stopped(row, stop) for row in ended]
-            + [_still_running(task) for task in still[: most_tasks - len(ended)]],
+            + [_still_running(task) for task in still[: STOP_TASKS - len(ended)]],
             key=lambda task: task.index,
         )
         return StopView.model_construct(
@@ -97,21 +95,21 @@ class Views:
             settled_at=self._clock.at_or_none(stop.settled),
             took=None if stop.settled is None else _since(stop, stop.settled),
             tasks=tasks,
-            tasks_total=record.count_since_stop() + len(still),
-            unkillable=list(unkillable),
+            tasks_total=glance.row.stopped_tasks + len(still),
+            unkillable=list(glance.unkillable),
         )
 
     def task(self, task: TaskRow, unkillable: Sequence[int]) -> TaskView:
         """One task; `unkillable` are processes of its batch."""
         at = self._clock.at_or_none
-        row, page, last = task.row, task.page, task.retry_after
+        row, page, note = task.row, task.page, task.note
         common: dict[str, Any] = {
             "index": task.index,
             "state": task.state,
-            "stop": None if task.stop is None else self._task_stop(task, task.stop, unkillable),
-            "progress": task.progress,
-            "savepoint": task.savepoint,
-            "stack": None if task.stack is None else self._stack(task.stack),
+            "stop": None if note.stop is None else self._task_stop(task, note.stop, unkillable),
+            "progress": note.progress,
+            "savepoint": note.savepoint,
+            "stack": None if note.stack is None else self._stack(note.stack),
         }
         if row is not None and row.attempt:
             has_result = row.state in _HAS_RESULT
@@ -131,15 +129,15 @@ class Views:
         return TaskView.model_construct(
             None,
             **common,
-            attempt=page.attempt if page else last.attempt if last else 0,
-            started_at=at(page.began if page else last.began if last else None),
+            attempt=page.attempt if page else note.attempt,
+            started_at=at(page.began if page else note.began),
             finished_at=None,
             took=None,
             noticed_at=None,
-            pid=page.pid if page else last.pid if last else None,
+            pid=page.pid if page else note.pid,
             leftovers=[],
             result=None,
-            error=last.payload if last and not page else None,
+            error=None if page else note.error,
         )
 
     def _task_stop(self, task: TaskRow, stop: StopRow, unkillable: Sequence[int]) -> TaskStopView:
@@ -162,6 +160,21 @@ class Views:
             silent_for=round(stack.silent_s, 6),
             text=stack.text,
         )
+
+    def history(self, batch_id: str, rows: Sequence[HistoryRow]) -> HistoryView:
+        """Every state that a batch has been in."""
+        entries = [
+            HistoryEntry.model_construct(
+                at=self._clock.at(row.at),
+                run=row.run,
+                state=row.state,
+                actor=row.cause.actor,
+                cause=row.cause.reason,
+                receipt=row.receipt,
+            )
+            for row in rows
+        ]
+        return HistoryView.model_construct(batch=batch_id, entries=entries)
 
     def pool(self, view: PoolView) -> PoolStatus:
         """The pool and its workers."""
@@ -192,11 +205,13 @@ def batch_link(batch_id: str) -> str:
     return f"/batches/{batch_id}"
 
 
-def inline_results(row: BatchRow, record: Record) -> bytes | None:
-    """The results as a JSON array, if they are few and small."""
-    if row.given.total > INLINE_TASKS or row.payload_bytes > INLINE_BYTES:
-        return None
-    rows = record.ended_rows(0, row.given.total, row.ended_tasks, INLINE_BYTES + 1)
+def may_be_inline(row: BatchRow) -> bool:
+    """Whether a batch's results are few and small."""
+    return row.given.total <= INLINE_TASKS and row.payload_bytes <= INLINE_BYTES
+
+
+def inline_results(rows: Iterable[Row]) -> bytes:
+    """Results as a JSON array."""
     return b"[%b]" % b",".join(map(line_of, rows))
 
 
@@ -218,13 +233,14 @@ def catalog_entry(spec: TaskSpec, gaps: Gaps | None) -> CatalogEntry:
     )
 
 
-def fingerprint(row: BatchRow, running: Iterable[RunningTask], unkillable: Collection[int]) -> str:
+def fingerprint(glance: Glance) -> str:
     """A strong ETag: equal only if the batch would be sent byte for byte as before."""
-    if row.state in FINAL:
+    row = glance.row
+    if row.is_final:
         return f'"{row.version}"'
     tells = row.stop is not None  # of critical sections, in its receipt
-    pages = tuple((task.index, task.attempt, tells and _is_shielded(task)) for task in running)
-    now = hash((pages, tuple(unkillable)))
+    pages = [(task.index, task.attempt, tells and _is_shielded(task)) for task in glance.running]
+    now = hash((tuple(pages), row.counts[TaskState.RUNNING], tuple(glance.unkillable)))
     return f'"{row.version}-{now & 0xFFFFFFFFFFFFFFFF:x}"'
 
 
@@ -238,13 +254,13 @@ def _stopped(row: Row, stop: StopRow) -> StoppedTask:
     )
 
 
-def _still_running(task: TaskRow) -> StoppedTask:
+def _still_running(task: RunningTask) -> StoppedTask:
     return StoppedTask.model_construct(
         index=task.index,
         state=TaskState.RUNNING,
         noticed=None,
         ended=None,
-        shielded=_is_shielded(task.page),
+        shielded=_is_shielded(task),
     )
 
 

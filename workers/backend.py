@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, IntFlag, StrEnum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from workers.items import Items
@@ -52,8 +53,20 @@ class RetryPolicy(NamedTuple):
     max_backoff_s: float = 60.0
 
 
+class Begun(NamedTuple):
+    """What is known of a task that began in an earlier run."""
+
+    attempt: int  # the last one there was
+    used: int  # attempts that count against the limit
+    savepoint: bytes = b""  # JSON, or nothing
+
+
 class Order(NamedTuple):
-    """One batch as the pool sees it."""
+    """One batch as the pool sees it.
+
+    ended  one byte per task: 1 if it is not to run any more, 0 if it is; empty if none has ended
+    begun  tasks that began before: they run as their next attempt, from their savepoint
+    """
 
     batch_id: str
     task: str
@@ -64,6 +77,8 @@ class Order(NamedTuple):
     timeout_grace_s: float = 5.0
     retries: RetryPolicy = RetryPolicy()
     fail_fast: bool = False
+    ended: bytes = b""
+    begun: Mapping[int, Begun] = MappingProxyType({})
 
 
 class StopCause(StrEnum):

@@ -23,10 +23,18 @@ class Run(NamedTuple):
     text: bytes
 
 
-#: The index of its first item, where each one ends (as 32-bit words), the items end to end. Nothing
-#: in it is of interest to the garbage collector, and there may be very many small batches.
-_Segment = tuple[int, bytes, bytes]
-_first_of: Callable[[_Segment], int] = itemgetter(0)
+class Segment(NamedTuple):
+    """Some consecutive items."""
+
+    first: int
+    ends: bytes  # where each one ends in `text`, as 32-bit words
+    text: bytes
+
+
+#: A segment as it is kept: unlike those of a class, plain tuples are of no interest to the garbage
+#: collector, and there may be very many small batches.
+_Kept = tuple[int, bytes, bytes]
+_first_of: Callable[[_Kept], int] = itemgetter(0)
 
 
 class Items:
@@ -38,14 +46,31 @@ class Items:
     __slots__ = ("_count", "_segments")
 
     def __init__(self, texts: Iterable[bytes] = ()) -> None:
-        self._segments: tuple[_Segment, ...] = ()
+        self._segments: tuple[_Kept, ...] = ()
         self._count = 0
         texts = texts if isinstance(texts, list) else list(texts)
         if texts:
             self.append(texts)
 
+    @classmethod
+    def of(cls, segments: Iterable[Segment]) -> Items:
+        """The items of these segments, which follow each other."""
+        items = cls()
+        items._segments = tuple((s.first, s.ends, s.text) for s in segments)
+        items._count = sum(len(ends) // _OFFSET_BYTES for _, ends, _ in items._segments)
+        return items
+
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of all texts."""
+        return sum(len(text) for _, _, text in self._segments)
+
+    def segments(self) -> list[Segment]:
+        """All of it, in pieces that follow each other."""
+        return [Segment(*kept) for kept in self._segments]
 
     def append(self, texts: Sequence[bytes]) -> None:
         """Add one segment. The texts must be valid JSON; raises ValueError over 4 GiB."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from workers.backend import Ending, Outcome, StackSample, StopCause
@@ -27,6 +27,9 @@ class Outcomes(Protocol):
         """How task `index` ended, and its payload; None if it never started."""
 
     def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Ending, bytes] | None]:
+        """How each task ended, in index order."""
 
 
 #: One for all: it is held for a moment, and there may be a million results.
@@ -61,8 +64,7 @@ class AsyncResult:
         """Whether every task returned a value. Raises ValueError unless ready."""
         if not self.ready():
             raise ValueError(f"{self!r} is not ready")
-        endings = (self._outcomes.outcome(index) for index in range(len(self._outcomes)))
-        return all(ended is not None and ended[0] in _FINE for ended in endings)
+        return all(ended is not None and ended[0] in _FINE for ended in self._outcomes)
 
     def get(self, timeout: float | None = None) -> list[Any]:
         """The tasks' return values in order; None for a task that never started.
@@ -72,7 +74,7 @@ class AsyncResult:
         if not self.wait(timeout):
             raise TimeoutError(f"the batch had not ended after {timeout} s")
         texts = []
-        for index, ended in enumerate(map(self._outcomes.outcome, range(len(self._outcomes)))):
+        for index, ended in enumerate(self._outcomes):
             if ended is None:
                 texts.append(_NONE)
             elif ended[0] in _FINE:
@@ -143,6 +145,9 @@ class Kept:
 
     def __len__(self) -> int:
         return len(self._endings)
+
+    def __iter__(self) -> Iterator[tuple[Ending, bytes] | None]:
+        return map(self.outcome, range(len(self)))
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """These tasks have ended."""

@@ -26,7 +26,7 @@ async def list_tasks_of_batch(
 ) -> Response:
     """The batch's tasks: state, attempt, timings, worker, result or error."""
     service = service_of(request)
-    return send(service.list_tasks(batch_id, query.states, query.limit, query.cursor))
+    return send(await service.list_tasks(batch_id, query.states, query.limit, query.cursor))
 
 
 @router.get(
@@ -40,7 +40,7 @@ async def list_tasks_of_batch(
 async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskIndex) -> Response:
     """One task of the batch."""
     service = service_of(request)
-    return send(service.show_task(service.glance_at_task(batch_id, index)))
+    return send(service.show_task(await service.glance_at_task(batch_id, index)))
 
 
 @router.delete(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from app.accepted import Accepted
 from app.errors import (
+    BatchActive,
     BatchNotFound,
     BodyEncoded,
     BodyNotJson,
@@ -19,6 +20,7 @@ from app.errors import (
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
     NoFilter,
+    NothingToResume,
     NotJsonMediaType,
     RequestInvalid,
     ServiceDraining,
@@ -28,7 +30,14 @@ from app.glance import Glance
 from app.idempotency import REPLAYED, create_once, key_of
 from app.intake import read_draft
 from app.problems import responses_for
-from app.routes.parameters import BatchId, GetQuery, ListQuery, StopManyQuery, StopQuery
+from app.routes.parameters import (
+    BatchId,
+    GetQuery,
+    ListQuery,
+    ResumeQuery,
+    StopManyQuery,
+    StopQuery,
+)
 from app.routes.replies import (
     ETAG,
     LOCATION,
@@ -41,7 +50,7 @@ from app.routes.replies import (
     service_of,
     wait_of,
 )
-from app.schemas import BatchList, BatchView, StopList, StopPreview
+from app.schemas import BatchList, BatchView, HistoryView, StopList, StopPreview
 from app.service import BATCHES_PER_TURN, Service
 from app.views import fingerprint
 
@@ -80,13 +89,15 @@ async def create_batch(request: Request) -> Response:
     service.refuse_while_draining()  # before a large body is read for nothing
     limits = request.app.state.intake_limits
 
-    async def create(request: Request) -> Accepted:
-        return service.create(await read_draft(request, service.catalog, limits))
-
     key = key_of(request)
     if key is None:
-        batch = await create(request)
+        batch = await service.create(await read_draft(request, service.catalog, limits))
         return send_text(batch.text, 202, {"Location": batch.link})
+
+    async def create(request: Request, digest: Callable[[], bytes]) -> Accepted:
+        draft = await read_draft(request, service.catalog, limits)
+        return await service.create(draft, (key, digest()))
+
     keys = request.app.state.keys
     batch, was_before = await create_once(request, key, keys, limits.body_bytes, create)
     marks = {REPLAYED: "true"} if was_before else {}
@@ -123,14 +134,14 @@ async def get_batch(
 ) -> Response:
     """One batch; with `wait`, as soon as it has ended, or after that time as it is then."""
     service = service_of(request)
-    glance = service.glance(batch_id)
+    glance = await service.glance(batch_id)
     if query.wait and not glance.is_final:
         await service.wait_until_final(batch_id, query.wait)
         glance = service.look_again(glance)
-    headers = {"ETag": fingerprint(glance.row, glance.running, glance.unkillable)}
+    headers = {"ETag": fingerprint(glance)}
     if if_none_match is not None and _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return send(service.show(glance, with_results=True), headers=headers)
+    return send(await service.show(glance, with_results=True), headers=headers)
 
 
 @router.delete(
@@ -154,7 +165,9 @@ async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> R
     service = service_of(request)
     wait_s = wait_of(request, query.wait)
     glance = await service.stop(batch_id, query.ask, wait_s, purge=query.purge)
-    view = service.show(glance)
+    view = await service.show(glance)
+    if query.purge:
+        request.app.state.retention.look_soon()
     if glance.is_final:
         return send(view)
     again = str(service.retry_after_s([glance]))
@@ -193,7 +206,43 @@ async def stop_batches(request: Request, query: StopManyQuery) -> Response:
 )
 async def preview_stop(request: Request, batch_id: BatchId) -> Response:
     """How long a stop of the batch would take, task by task, if it were asked for now."""
-    return send(service_of(request).preview_stop(batch_id))
+    return send(await service_of(request).preview_stop(batch_id))
+
+
+@router.get(
+    "/batches/{batch_id}/history",
+    response_class=Response,
+    responses={
+        200: answer("Every state the batch has been in.", HistoryView),
+        **responses_for(BatchNotFound, RequestInvalid),
+    },
+)
+async def get_history(request: Request, batch_id: BatchId) -> Response:
+    """Every change of the batch's state: when, by whom and why; with the receipts of earlier runs."""
+    return send(await service_of(request).history(batch_id))
+
+
+@router.post(
+    "/batches/{batch_id}/resume",
+    status_code=202,
+    response_class=Response,
+    responses={
+        202: answer("Queued again, in its next run.", BatchView, {"Location": LOCATION}),
+        **responses_for(
+            BatchNotFound, BatchActive, NothingToResume, UnknownTask, RequestInvalid,
+            ServiceDraining,
+        ),
+    },
+)  # fmt: skip
+async def resume_batch(request: Request, batch_id: BatchId, query: ResumeQuery) -> Response:
+    """Run tasks of a batch that has ended again, from their savepoints, within the same batch.
+
+    Those that were skipped, stopped or killed; or those in the states that are asked for. The others
+    stay as they are, and so do their results.
+    """
+    service = service_of(request)
+    view = await service.show(await service.resume(batch_id, query.chosen))
+    return send(view, 202, {"Location": view.links.self})
 
 
 @router.get(
@@ -209,7 +258,7 @@ async def preview_stop(request: Request, batch_id: BatchId) -> Response:
 )
 async def stream_results(request: Request, batch_id: BatchId) -> Response:
     """The results so far as NDJSON; it never waits for a task that has not ended."""
-    return StreamingResponse(service_of(request).results(batch_id), media_type=NDJSON)
+    return StreamingResponse(await service_of(request).results(batch_id), media_type=NDJSON)
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
@@ -222,7 +271,7 @@ async def _texts(service: Service, glances: Sequence[Glance]) -> Any:
     """Many batches as one JSON array (bytes), written with pauses."""
     texts = []
     for count, glance in enumerate(glances, start=1):
-        texts.append(service.show(glance).to_json())
+        texts.append((await service.show(glance)).to_json())
         if count % BATCHES_PER_TURN == 0:
             await asyncio.sleep(0)
     return b"[%b]" % b",".join(texts)

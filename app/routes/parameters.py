@@ -7,11 +7,19 @@ from typing import Annotated, Literal
 from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.lifecycle import ACTIVE, FINAL, TASK_ACTIVE, TASK_FINAL, BatchState, TaskState
+from app.lifecycle import (
+    ACTIVE,
+    CUT_SHORT,
+    FINAL,
+    TASK_ACTIVE,
+    TASK_FINAL,
+    BatchState,
+    TaskState,
+)
+from app.queries import Filter
 from app.rows import Grace
 from app.service import StopAsk
 from app.settings import MAX_STOP_WAIT_S, NEVER
-from app.store import Filter
 
 MAX_GRACE_S = 86_400.0
 MAX_REASON_CHARS = 1_000
@@ -44,6 +52,7 @@ GraceText = Annotated[
     BeforeValidator(_number_or_never),
 ]
 BatchStates = list[BatchState | Literal["active", "final"]]
+ResumableState = Literal["skipped", "stopped", "killed", "failed"]
 TaskStates = list[TaskState | Literal["active", "final"]]
 Labels = list[Annotated[str, AfterValidator(_split_label)]]
 Cursor = Annotated[str | None, Field(max_length=200)]
@@ -98,6 +107,19 @@ class _FilterParameters(_Parameters):
         return Filter(frozenset(states), frozenset(self.task), frozenset(labels))
 
 
+class ResumeParameters(_Parameters):
+    """Of POST /batches/{id}/resume."""
+
+    states: Annotated[list[ResumableState], Field(max_length=MAX_FILTER_VALUES)] = []
+    """Which tasks run again, by their state: `skipped`, `stopped`, `killed`, `failed`; repeatable. Left
+    out, the first three."""
+
+    @property
+    def chosen(self) -> frozenset[TaskState]:
+        """The states as the service takes them."""
+        return frozenset(map(TaskState, self.states)) or CUT_SHORT
+
+
 class StopParameters(_StopParameters):
     """Of DELETE /batches/{id}."""
 
@@ -144,6 +166,7 @@ class TaskListParameters(_Parameters):
 BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
 TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
 GetQuery = Annotated[GetParameters, Query()]
+ResumeQuery = Annotated[ResumeParameters, Query()]
 StopQuery = Annotated[StopParameters, Query()]
 StopTaskQuery = Annotated[StopTaskParameters, Query()]
 StopManyQuery = Annotated[StopManyParameters, Query()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, SkipValidation
+from pydantic import Field, SkipValidation, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from app.lifecycle import BatchState, TaskState
+from app.lifecycle import Actor, BatchState, TaskState
 from app.schemas.requests import BatchOptions
 from app.schemas.tasks import ResultLine
 from app.schemas.view import Spliced, View
@@ -16,6 +16,7 @@ from app.schemas.view import Spliced, View
 BATCH_ID = "01kapqj7v0e5v8h2m4n6p8r0s2"
 _AT = datetime.fromisoformat("2026-11-22T14:30:00Z")
 _LATER = datetime.fromisoformat("2026-11-22T14:30:02.004Z")
+_OF_STOP = WithJsonSchema({"$ref": "#/components/schemas/StopView"})
 
 
 class Counts(View):
@@ -82,6 +83,8 @@ class BatchLinks(View):
     """Its tasks, by page."""
     results: Annotated[str, Field(examples=[f"/batches/{BATCH_ID}/results"])]
     """The results of the tasks that have ended, as NDJSON."""
+    history: Annotated[str, Field(examples=[f"/batches/{BATCH_ID}/history"])]
+    """Every state it has been in."""
 
 
 class BatchView(View):
@@ -97,6 +100,8 @@ class BatchView(View):
     """As the client labelled it."""
     state: Annotated[BatchState, Field(examples=["running"])]
     """Where it is in its life."""
+    run: Annotated[int, Field(ge=1, examples=[1])]
+    """1, and one more with each resume."""
     total: Annotated[int, Field(ge=0, examples=[3])]
     """How many tasks it has."""
     counts: Counts
@@ -133,3 +138,29 @@ class StopList(View):
     """Ids of the batches of which something still runs."""
     batches: Annotated[list[BatchView], Spliced()]
     """Every batch that this request stopped, with its stop."""
+
+
+class HistoryEntry(View):
+    """A state that a batch came into."""
+
+    at: Annotated[datetime, Field(examples=[_AT])]
+    """When."""
+    run: Annotated[int, Field(ge=1, examples=[1])]
+    """In which run: 1, and one more with each resume."""
+    state: Annotated[BatchState, Field(examples=["stopping"])]
+    """The state."""
+    actor: Annotated[Actor, Field(examples=["client"])]
+    """Who brought it about: a `client`, a `worker` (by what its tasks did), or the `service`."""
+    cause: Annotated[str | None, Field(examples=["wrong input files"])]
+    """Why, where there is something to say."""
+    receipt: Annotated[bytes | None, SkipValidation, _OF_STOP, Spliced()] = None
+    """Where a resume began: the stop that had ended the run before, as its receipt was."""
+
+
+class HistoryView(View):
+    """Every state that a batch has been in."""
+
+    batch: Annotated[str, Field(examples=[BATCH_ID])]
+    """The batch's `id`."""
+    entries: Annotated[list[HistoryEntry], Spliced()]
+    """In the order in which they came."""

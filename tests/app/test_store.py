@@ -1,266 +1,231 @@
-"""The store: records, counts, compare-and-set, pages and limits."""
+"""The contract of the store, kept on every database: what was written is read again as it was."""
 
-import threading
-import tracemalloc
-from collections.abc import Callable
-from time import monotonic
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from time import monotonic, time
 
 import pytest
 
-from app.lifecycle import FINAL, BatchState, TaskState
+from app.clock import Clock
+from app.database import Database
+from app.errors import BatchActive, NothingToResume
+from app.glance import Glance
+from app.lifecycle import CUT_SHORT, Actor, BatchState, TaskState
+from app.queries import Filter
 from app.record import Record
-from app.rows import Grace, NewBatchRow
+from app.resumption import Resumption
+from app.retention import forget_some, mark_to_purge
+from app.rows import Cause
 from app.schemas import BatchOptions
-from app.store import MOST_STALE_IDS, Filter, Store
-from tests.app.records import new, outcome, runs
-from workers.backend import Ending
+from app.schemas.requests import RetryOptions
+from app.store import Store
+from app.tables import PARTS, batches
+from tests.app.records import ASKED, new, outcome, runs, skipped
+from tests.app.stores import insert, reloaded, running_store, save, shown, wait_for
+from workers.backend import Ending, StackSample
 
-MANY = 1_000_000
 B, T = BatchState, TaskState
+MUCH = 1 << 30
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store(keep_ended=100, keep_ended_bytes=1 << 30)
+def store(database: Database) -> Iterator[Store]:
+    with running_store(database) as store:
+        yield store
 
 
-def test_counts_add_up_to_the_total_at_every_moment(store: Store) -> None:
-    """Promise 2: the counts are one look at one moment, whatever is going on."""
-    record = store.insert(new("a", total=2_000))
-    wrong: list[object] = []
-    is_over = threading.Event()
-
-    def look() -> None:
-        while not is_over.is_set():
-            row = record.snapshot([runs(0), runs(1_999)])
-            if sum(row.counts.values()) != 2_000:
-                wrong.append(row)
-
-    reader = threading.Thread(target=look)
-    reader.start()
-    record.begin(0.0)
-    for first in range(0, 2_000, 10):
-        store.append("a", [outcome(index) for index in range(first, first + 10)])
-    store.settle("a")
-    is_over.set()
-    reader.join()
-
-    assert not wrong
-    assert record.snapshot().counts[T.SUCCEEDED] == 2_000
+def ended(store: Store, given_total: int = 3) -> Record:
+    """A batch of three tasks: one succeeded, one failed, one stopped."""
+    record = insert(store, new("a", given_total))
+    record.append([outcome(0), outcome(1, Ending.RAISED)])
+    record.request_stop(5.0, Cause(Actor.CLIENT, "enough"), 7.0)
+    record.append([outcome(2, Ending.STOPPED, noticed=5.5, ended=6.0)])
+    record.settle(6.5)
+    save(store, record)
+    return record
 
 
-def test_a_running_task_is_counted_only_until_its_outcome_is_there(store: Store) -> None:
-    """The worker's page may still show a task whose result has been read."""
-    record = store.insert(new("a"))
-    store.append("a", [outcome(0)])
-
-    counts = record.snapshot([runs(0), runs(1)]).counts
-
-    assert (counts[T.SUCCEEDED], counts[T.RUNNING], counts[T.PENDING]) == (1, 1, 1)
-
-
-def test_a_task_ends_only_once(store: Store) -> None:
-    """Promise 2: a second outcome is refused and named, and the first one stays."""
-    record = store.insert(new("a"))
-    first, second = outcome(1), outcome(1, Ending.RAISED)
-
-    assert not store.append("a", [first])
-    assert store.append("a", [second, outcome(2), outcome(2, Ending.LOST)]) == [
-        second,
-        outcome(2, Ending.LOST),
-    ]
-    row = record.snapshot()
-    assert (row.counts[T.SUCCEEDED], row.counts[T.FAILED], row.counts[T.PENDING]) == (2, 0, 1)
-    assert record.outcome(1) == (Ending.RETURNED, b'"1"')
-
-
-@pytest.mark.parametrize("expected", [{B.RUNNING}, {B.SUCCEEDED}])
-def test_a_state_changes_only_from_where_it_was_expected(
-    store: Store, expected: set[BatchState]
+def resume(
+    store: Store, batch_id: str, states: set[TaskState], receipt: bytes | None = None
 ) -> None:
-    """Compare-and-set is what settles the race between a user and a worker."""
-    store.insert(new("a"))
-
-    assert not store.compare_and_set("a", expected, B.STOPPING)
-    assert store.compare_and_set("a", {B.QUEUED, *expected}, B.STOPPING)
+    seen = shown(store, batch_id)
+    resumption = Resumption(store.queries, store.rows, seen, states, receipt, monotonic())
+    wait_for(lambda: store.write(resumption.write))
 
 
-def test_a_move_that_the_table_does_not_have_is_refused(store: Store) -> None:
-    """Whoever asks: a queued batch with tasks cannot have failed."""
-    store.insert(new("a"))
+def test_a_batch_is_read_as_it_was_written(store: Store) -> None:
+    """Every field of it, whatever is in there."""
+    options = BatchOptions(
+        max_parallel=2, priority=-5, timeout=1.5, grace=3.25, fail_fast=True,
+        retries=RetryOptions(max_attempts=3, backoff=0.5), on_interruption="stop",
+    )  # fmt: skip
+    given = new("a", options=options, team="mädia", run='"1"')._replace(name="täst \x00"[:-2])
+    record = insert(store, given)
+    row = shown(store, "a")
 
-    assert not store.compare_and_set("a", set(BatchState), B.FAILED)
-
-
-def test_a_batch_settles_once(store: Store) -> None:
-    """The second settlement would count it twice and could change how it ended."""
-    store.insert(new("a"))
-
-    assert store.settle("a")
-    assert not store.settle("a")
-    totals, _, _ = store.totals()
-    assert sum(totals.ended.values()) == 1
+    assert row == record.shown
+    assert row.given.options == options
+    assert list(reloaded(store, "a").order.items.run(0, 9).text) == list(b"012")
 
 
-def test_the_first_stop_gives_the_reason_and_a_repeat_only_tightens_the_grace(store: Store) -> None:
-    """The receipt must say what really was asked for, and when."""
-    store.insert(new("a"))
-    first = store.request_stop("a", "mine", None)
-    assert first is not None
+def test_a_batch_is_read_as_it_ended(store: Store) -> None:
+    """Times to the microsecond, counts, the stop."""
+    record = ended(store)
+    row = shown(store, "a")
 
-    for grace_s, then in (
-        (20.0, 20.0),
-        (30.0, 20.0),
-        (None, 20.0),
-        (Grace.DEFAULT, 20.0),
-        (5.0, 5.0),
-    ):
-        joined = store.request_stop("a", "yours", grace_s)
-        assert joined is not None
-        assert (joined.grace_s, joined.reason, joined.requested) == (then, "mine", first.requested)
+    assert row._replace(given=record.given, stop=None) == record.shown._replace(stop=None)
+    assert row.stop == record.shown.stop
+    assert (row.state, row.stopped_tasks, row.ended_tasks) == (B.STOPPED, 1, 3)
+    assert sum(row.counts.values()) == 3
 
 
-def test_a_stop_without_a_grace_takes_the_batchs_own_but_a_repeat_does_not(store: Store) -> None:
-    """Joining a stop that never kills must not make it kill."""
-    options = BatchOptions(grace=7.0)
-    store.insert(NewBatchRow("a", "noop", 1, 0.0, options=options))
-    store.insert(NewBatchRow("b", "noop", 1, 0.0, options=options))
+def test_what_was_read_stays_the_same_with_another_clock(database: Database) -> None:
+    """A restart must not change what was reported, and every start has an offset of its own."""
+    with running_store(database) as store:
+        ended(store)
+        first = shown(store, "a")
+        at = [store.clock.at(moment) for moment in (first.given.created, first.finished or 0.0)]
+    clock = Clock()
+    clock._offset_s += 12345.678
+    with running_store(database, clock) as store:
+        again = shown(store, "a")
+        stop, stop_again = first.stop, again.stop
 
-    stop = store.request_stop("a", None, Grace.DEFAULT)
-    assert stop is not None
-    assert stop.grace_s == 7.0
-    store.request_stop("b", None, None)
-    again = store.request_stop("b", None, Grace.DEFAULT)
-    assert again is not None
-    assert again.grace_s is None
-
-
-def test_a_stop_of_an_ended_batch_changes_nothing(store: Store) -> None:
-    """It had ended: there is nothing to ask for."""
-    record = store.insert(new("a"))
-    store.settle("a")
-    before = record.snapshot()
-
-    assert store.request_stop("a", "late", 0.0) is None
-    assert record.snapshot() == before
+        assert [clock.at(again.given.created), clock.at(again.finished or 0.0)] == at
+        assert stop is not None
+        assert stop_again is not None
+        assert round((stop_again.settled or 0) - stop_again.requested, 6) == 1.5
 
 
-def test_what_ran_when_the_stop_came_is_what_ended_after_it(store: Store) -> None:
-    """The receipt names these and no others, also when a report was still under way."""
-    record = store.insert(new("a", total=5))
-    store.append("a", [outcome(0, ended=monotonic())])
-    stop = store.request_stop("a", None, None)
-    assert stop is not None
-    before, after = stop.requested - 0.1, stop.requested + 0.1
-    store.append("a", [outcome(1, ended=before), outcome(2, ended=after, noticed=after)])
+def test_tasks_are_read_as_they_ended(store: Store) -> None:
+    """With their payloads byte for byte."""
+    record = ended(store)
+    rows = store.ask(store.queries.rows, record.given.serial, [0, 1, 2])
 
-    assert [row.index for row in record.ended_since_stop(10)] == [2]
-    assert record.count_since_stop() == 1
+    assert [rows[index].state for index in range(3)] == [T.SUCCEEDED, T.FAILED, T.STOPPED]
+    assert [rows[index].payload for index in range(3)] == [b'"0"', b'"1"', b'"2"']
+    assert (rows[2].began, rows[2].ended, rows[2].noticed, rows[2].pid) == (1.0, 6.0, 5.5, 4711)
 
 
-def test_ended_batches_are_dropped_in_the_order_they_ended() -> None:
-    """Memory is bounded by the number of ended batches; a live one is never dropped."""
-    store = Store(keep_ended=2, keep_ended_bytes=1 << 30)
-    for name in "abcd":
-        store.insert(new(name))
-    for name in "cab":
-        store.settle(name)
+def test_a_large_payload_is_kept_whole(store: Store) -> None:
+    """Results may have many megabytes."""
+    record = insert(store, new("a", 1))
+    payload = b'"%b"' % (b"\xc3\xa4x" * 3_000_000)
+    record.append([outcome(0)._replace(payload=payload)])
+    save(store, record)
 
-    assert [name for name in "abcd" if store.get(name)] == ["a", "b", "d"]
-    assert store.totals()[0].dropped == 1
+    assert store.ask(store.queries.rows, record.given.serial, [0])[0].payload == payload
 
 
-def test_what_was_dropped_is_not_listed_and_leaves_nothing_behind() -> None:
-    """A service that runs for a year drops a billion batches; what is kept is found all the same."""
-    count = 4 * MOST_STALE_IDS
-    store = Store(keep_ended=2, keep_ended_bytes=1 << 30)
-    store.insert(new("00000 active"))
-    for number in range(count):
-        store.insert(new(f"{number + 1:05}"))
-        store.settle(f"{number + 1:05}")
+def test_items_of_several_segments_are_kept_in_order(store: Store) -> None:
+    """Short ones as they are, long ones packed."""
+    total = 5_000
+    insert(store, new("a", total))
+    items = reloaded(store, "a").order.items
 
-        assert len(store._ids) <= 2 * len(store) + MOST_STALE_IDS + 1
-    found, before = store.scan(Filter(), None, limit=10, most_looks=10 * count)
-
-    assert [record.given.id for record in found] == [
-        f"{count:05}",
-        f"{count - 1:05}",
-        "00000 active",
-    ]
-    assert before is None
-    assert store.active_ids() == ["00000 active"]
+    assert len(items) == total
+    assert [items.one(at) for at in (0, 1, 999, total - 1)] == [b"0", b"1", b"999", b"4999"]
 
 
-def test_ended_batches_are_bounded_by_their_results_too_but_the_newest_stays() -> None:
-    """One huge batch must not vanish at the very moment it ends."""
-    store = Store(keep_ended=100, keep_ended_bytes=20_000)
-    for name in "ab":
-        store.insert(new(name, total=1))
-        store.append(name, [outcome(0)._replace(payload=b'"%b"' % (b"x" * 50_000))])
-        store.settle(name)
+def test_a_refused_insert_leaves_nothing(store: Store) -> None:
+    """One batch with that id is there: the second is another's."""
+    record = insert(store, new("a"))
+    twin = Record(new("a"))
+    twin_given = twin.given
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whichever error the database has for it
+        wait_for(lambda: store.insert(twin, [{"batch": twin_given.serial}], None, lambda: None))
 
-        assert store.get(name)
-    assert not store.get("a")
-
-
-def test_a_stopped_million_costs_a_few_bytes_per_task_and_no_time(store: Store) -> None:
-    """Skipped is what is left when a run has ended; nothing is written per task."""
-    tracemalloc.start()
-    try:
-        record = store.insert(new("a", total=MANY))
-        store.request_stop("a", None, None)
-        began = monotonic()
-        store.settle("a")
-        took_s = monotonic() - began
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-
-    assert record.snapshot().counts[T.SKIPPED] == MANY
-    assert peak < MANY / 10
-    assert took_s < 0.05
+    assert shown(store, "a").given.serial == record.given.serial
 
 
-def test_an_unfinished_task_costs_less_than_eight_bytes(store: Store) -> None:
-    """The limit is 250 bytes in all per pending task, and most of that belongs to the pool."""
-    tracemalloc.start()
-    try:
-        store.insert(new("a", total=MANY))
-        store.append("a", [outcome(0)])
-        size, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+def test_counts_are_one_look_at_one_moment(store: Store) -> None:
+    """Rows and counts are committed together, so that they always agree."""
+    record = insert(store, new("a", 1_000))
+    for first in range(0, 1_000, 100):
+        record.append([outcome(index) for index in range(first, first + 100)])
+        store.mark(record)
+        row = shown(store, "a")
+        rows = store.ask(store.queries.results, row, 0, 1_000, MUCH)
+        assert len(rows) == row.counts[T.SUCCEEDED] == row.ended_tasks
+    save(store, record)
 
-    assert size / MANY < 8
+    assert shown(store, "a").counts[T.SUCCEEDED] == 1_000
 
 
-def test_batches_are_listed_newest_first_in_pages_that_pause(store: Store) -> None:
-    """A page never misses or repeats a batch, however few looks it takes at a time."""
+def test_writing_the_same_again_changes_nothing(store: Store, database: Database) -> None:
+    """Nobody knows whether a commit that failed on its way was one: it is tried again."""
+    record = insert(store, new("a"))
+    record.append([outcome(0)])
+    taken = record.take(MUCH)
+    for _ in range(2):
+        with database.writing() as connection:
+            store.writer._transactions.write(connection, [taken])
+    record.publish(taken)
+
+    assert shown(store, "a").counts[T.SUCCEEDED] == 1
+    assert len(store.ask(store.queries.history, record.given.serial)) == 2
+
+
+def test_an_older_state_never_replaces_a_newer_one(store: Store, database: Database) -> None:
+    """Compare-and-set: within one run, versions only grow."""
+    record = insert(store, new("a"))
+    before = record.take(MUCH)
+    record.settle(1.0)
+    save(store, record)
+    with database.writing() as connection:
+        store.writer._transactions.write(connection, [before])
+
+    assert shown(store, "a").state is B.STOPPED
+
+
+def test_a_state_of_an_earlier_run_never_replaces_one_of_a_later(
+    store: Store, database: Database
+) -> None:
+    """The number of the run is part of what is compared."""
+    record = ended(store)
+    late = record.take(MUCH)._replace(row=record.shown._replace(version=10_000))
+    resume(store, "a", {T.STOPPED})
+    with database.writing() as connection:
+        store.writer._transactions.write(connection, [late])
+
+    assert (shown(store, "a").state, shown(store, "a").run) == (B.QUEUED, 2)
+
+
+def test_batches_are_listed_newest_first_in_pages(store: Store) -> None:
+    """A page never misses or repeats a batch."""
     names = [f"{number:03}" for number in range(25)]
     for name in names:
-        store.insert(new(name, team="a" if int(name) % 5 else "b"))
-
-    found, before, turns = [], None, 0
+        insert(store, new(name, team="a" if int(name) % 5 else "b"))
+    found: list[str] = []
+    before = None
     while True:
-        page, before = store.scan(Filter(labels=frozenset({("team", "b")})), before, 2, 7)
-        found += [record.given.id for record in page]
-        turns += 1
-        if before is None:
+        page = store.ask(store.queries.list_batches, Filter(), before, 4)
+        if not page:
             break
+        found += [row.given.id for row in page]
+        before = found[-1]
 
-    assert found == ["020", "015", "010", "005", "000"]
-    assert turns > 3
+    assert found == names[::-1]
+    wanted = Filter(labels=frozenset({("team", "b")}))
+    rows = store.ask(store.queries.list_batches, wanted, "016", 2)
+    assert [row.given.id for row in rows] == ["015", "010"]
 
 
 def test_filters_combine_as_documented(store: Store) -> None:
     """Any state, any task, all labels."""
-    store.insert(new("a", task="one", team="x", run="1"))
-    store.insert(new("b", task="two", team="x", run="2"))
-    store.insert(new("c", task="two", team="y", run="1"))
-    store.settle("c")
+    insert(store, new("a", task="one", team="x", run="1"))
+    insert(store, new("b", task="two", team="x", run="2"))
+    record = insert(store, new("c", task="two", team="y", run="1"))
+    record.append([outcome(index) for index in range(3)])
+    record.settle(1.0)
+    save(store, record)
 
     def ids(**wanted: frozenset[object]) -> list[str]:
-        return [r.given.id for r in store.scan(Filter(**wanted), None, 10, 10)[0]]  # type: ignore[arg-type]
+        rows = store.ask(store.queries.list_batches, Filter(**wanted), None, 10)  # type: ignore[arg-type]
+        assert all(Filter(**wanted).matches(row) for row in rows)  # type: ignore[arg-type]
+        return [row.given.id for row in rows]
 
     assert ids() == ["c", "b", "a"]
     assert ids(labels=frozenset({("team", "x"), ("run", "1")})) == ["a"]
@@ -285,100 +250,351 @@ def test_tasks_are_found_by_state_in_index_order(
     store: Store, states: frozenset[TaskState], indexes: list[int]
 ) -> None:
     """Pending and running are not written anywhere, and still can be asked for."""
-    record = store.insert(new("a", total=8))
-    store.append("a", [outcome(4), outcome(1), outcome(2, Ending.RAISED), outcome(5, noticed=1.5)])
-    running = {index: runs(index) for index in (6, 0, 4)}
+    record = insert(store, new("a", 8))
+    record.append([outcome(4), outcome(1), outcome(2, Ending.RAISED), outcome(5, noticed=1.5)])
+    save(store, record)
+    glance = Glance(record.shown, record, [runs(index) for index in (6, 0, 4)])
+    page = store.ask(store.queries.page, glance, states, 0, 100, MUCH)
+    first = store.ask(store.queries.page, glance, states, 0, 1, MUCH)
+    rest = []
+    if first.following is not None:
+        rest = store.ask(store.queries.page, glance, states, first.following, 100, MUCH).tasks
 
-    found, after_all = record.tasks(states, running, 0, 100)
-    first, after_first = record.tasks(states, running, 0, 1)
-    rest = record.tasks(states, running, after_first, 100)[0] if after_first is not None else []
+    assert [task.index for task in page.tasks] == indexes
+    assert [task.index for task in first.tasks + rest] == indexes
+    assert page.following is None
+    assert all(task.state in states for task in page.tasks)
 
-    assert [task.index for task in found] == indexes
-    assert [task.index for task in first + rest] == indexes
-    assert after_all is None
-    assert all(task.state in states for task in found)
+
+def test_tasks_are_found_beyond_the_first_span(store: Store) -> None:
+    """However many there are before them."""
+    record = insert(store, new("a", 10_000))
+    record.append([outcome(index) for index in range(9_000)])
+    record.append([outcome(9_500, Ending.RAISED)])
+    save(store, record)
+    find = partial(store.ask, store.queries.page, Glance(record.shown, record))
+
+    failed = find(frozenset({T.FAILED}), 0, 10, MUCH)
+    pending = find(frozenset({T.PENDING}), 0, 2, MUCH)
+    assert [task.index for task in failed.tasks] == [9_500]
+    assert [task.index for task in pending.tasks] == [9_000, 9_001]
+    assert pending.following == 9_002
+
+
+def test_a_page_of_tasks_ends_where_its_results_become_large(store: Store) -> None:
+    """But has at least one."""
+    record = insert(store, new("a", 5))
+    record.append([outcome(index)._replace(payload=b"1" * 100) for index in range(5)])
+    save(store, record)
+    page = store.ask(store.queries.page, Glance(record.shown), frozenset({T.SUCCEEDED}), 0, 5, 150)
+
+    assert [task.index for task in page.tasks] == [0, 1]
+    assert page.following == 2
 
 
 def test_tasks_without_an_outcome_are_skipped_once_the_run_has_ended(store: Store) -> None:
     """Whatever a page still shows: the batch has settled, nothing of it runs."""
-    record = store.insert(new("a", total=3))
-    store.append("a", [outcome(1)])
-    store.request_stop("a", None, None)
-    store.settle("a")
+    record = insert(store, new("a"))
+    record.append([outcome(1)])
+    record.request_stop(2.0, ASKED, None)
+    record.settle(3.0)
+    save(store, record)
+    page = store.ask(store.queries.page, Glance(shown(store, "a")), frozenset(T), 0, 10, MUCH)
 
-    states = [task.state for task in record.tasks(frozenset(T), {0: runs(0)}, 0, 10)[0]]
-
-    assert states == [T.SKIPPED, T.SUCCEEDED, T.SKIPPED]
+    assert [task.state for task in page.tasks] == [T.SKIPPED, T.SUCCEEDED, T.SKIPPED]
 
 
 def test_results_are_those_of_the_moment_the_stream_began(store: Store) -> None:
-    """A stream over a running batch must end, not chase it."""
-    record = store.insert(new("a", total=6))
-    store.append("a", [outcome(4), outcome(0)])
-    before = record.ended_tasks()
-    store.append("a", [outcome(2)])
+    """A stream over a running batch must end, not chase it; what never ran has no line."""
+    record = insert(store, new("a", 6))
+    record.append([outcome(4), outcome(0), skipped(5)])
+    save(store, record)
+    before = record.shown
+    record.append([outcome(2)])
+    save(store, record)
 
-    assert [row.index for row in record.ended_rows(0, 6, before, 1 << 20)] == [0, 4]
-    assert [row.index for row in record.ended_rows(0, 6, 3, 1)] == [0]
+    def indexes(row: object, limit: int, most: int) -> list[int]:
+        rows = store.ask(store.queries.results, row, 0, limit, most)  # type: ignore[arg-type]
+        return [one.index for one in rows]
 
-
-def test_a_waiting_retry_shows_its_last_attempt(store: Store) -> None:
-    """A task that rests is pending, and its error is what people look for."""
-    record = store.insert(new("a", total=1))
-    store.retry("a", outcome(0, Ending.RAISED))
-
-    task = record.task(0, {})
-    assert task.state is T.PENDING
-    assert task.retry_after == outcome(0, Ending.RAISED)
-    store.append("a", [outcome(0, attempt=2)])
-    task = record.task(0, {})
-    assert task.retry_after is None
-    assert task.row is not None
-    assert task.row.attempt == 2
+    assert indexes(before, 10, MUCH) == [0, 4]
+    assert indexes(record.shown, 10, MUCH) == [0, 2, 4]
+    assert indexes(record.shown, 10, 1) == [0]
 
 
-def test_every_change_that_can_be_seen_has_a_version_of_its_own(store: Store) -> None:
-    """A version that stays the same is a 304 for news."""
-    record = store.insert(new("a"))
-    changes: list[Callable[[], object]] = [
-        lambda: store.begin("a", 1.0),
-        lambda: store.append("a", [outcome(0)]),
-        lambda: store.retry("a", outcome(1, Ending.RAISED)),
-        lambda: store.request_stop("a", None, None),
-        lambda: store.request_stop("a", None, 5.0),
-        lambda: store.settle("a"),
+def test_the_receipt_names_the_tasks_that_ran_when_the_stop_came(store: Store) -> None:
+    """In the order they ended, and as many as the batch's row says."""
+    record = insert(store, new("a", 5))
+    record.append([outcome(0, ended=4.0)])
+    record.request_stop(5.0, ASKED, None)
+    record.append([outcome(3, ended=6.0), skipped(1), outcome(2, ended=6.5)])
+    save(store, record)
+
+    assert [row.index for row in store.ask(store.queries.stopped, record.shown, 10)] == [3, 2]
+    assert record.shown.stopped_tasks == 2
+
+
+def test_notes_of_a_task_are_read_as_they_were_written(store: Store) -> None:
+    """Attempts, error, progress, savepoint, stop and stack."""
+    record = insert(store, new("a"))
+    record.retry(outcome(1, Ending.RAISED, attempt=2), 2)
+    record.progress(1, b'{"done":1}')
+    record.save(1, 3, b'{"page":7}')
+    record.request_task_stop(1, 5.0, "this", 3.0)
+    record.sample(1, 3, StackSample(4.0, 2.5, "somewhere"))
+    save(store, record)
+    row, note = store.ask(store.queries.task, record.given.serial, 1)
+
+    assert row is None
+    assert note is not None
+    assert (note.attempt, note.used, note.error) == (3, 2, b'"1"')
+    assert (note.progress, note.savepoint) == (b'{"done":1}', b'{"page":7}')
+    assert note.stop is not None
+    assert (note.stop.requested, note.stop.reason, note.stop.grace_s) == (5.0, "this", 3.0)
+    assert note.stack is not None
+    assert (note.stack.attempt, note.stack.taken, note.stack.text) == (3, 4.0, "somewhere")
+
+
+def test_only_notes_that_say_something_outlive_their_task(store: Store) -> None:
+    """A million tasks that ran for a while leave no million rows."""
+    record = insert(store, new("a"))
+    record.begun(runs(0))
+    record.begun(runs(1))
+    record.progress(1, b"{}")
+    save(store, record)
+    assert len(store.ask(store.queries.notes, record.given.serial)) == 2
+    record.append([outcome(0), outcome(1)])
+    save(store, record)
+
+    assert list(store.ask(store.queries.notes, record.given.serial)) == [1]
+
+
+def test_a_batch_goes_on_from_what_the_store_has(store: Store) -> None:
+    """Ended tasks stay ended; what had begun runs as a new attempt, from its savepoint."""
+    record = insert(store, new("a", 5))
+    record.append([outcome(0), outcome(3, Ending.RAISED)])
+    record.begun(runs(1))
+    record.save(2, 1, b"7")
+    record.retry(outcome(4, Ending.RAISED), 1)
+    save(store, record)
+    loaded = reloaded(store, "a")
+
+    assert loaded.order.ended == bytes([1, 0, 0, 1, 0])
+    assert {index: tuple(begun) for index, begun in loaded.order.begun.items()} == {
+        1: (1, 0, b""),
+        2: (1, 0, b"7"),
+        4: (1, 1, b""),
+    }
+    assert not loaded.is_done
+
+
+def test_active_batches_are_those_that_have_not_ended(store: Store) -> None:
+    """The start of a service reads these and no others."""
+    first, second = insert(store, new("a")), insert(store, new("b"))
+    first.settle(1.0)
+    save(store, first, second)
+
+    assert [row.given.id for row in store.ask(store.queries.active)] == ["b"]
+
+
+def test_the_history_has_every_state_in_order(store: Store) -> None:
+    """With time, actor and cause."""
+    record = ended(store)
+    rows = store.ask(store.queries.history, record.given.serial)
+
+    assert [(row.number, row.state, row.cause.actor) for row in rows] == [
+        (0, B.QUEUED, Actor.CLIENT),
+        (1, B.RUNNING, Actor.WORKER),
+        (2, B.STOPPING, Actor.CLIENT),
+        (3, B.STOPPED, Actor.SERVICE),
     ]
-    versions = [record.snapshot().version]
-    for change in changes:
-        change()
-        versions.append(record.snapshot().version)
-
-    assert versions == sorted(set(versions))
+    assert (rows[2].at, rows[2].cause.reason) == (5.0, "enough")
 
 
-def test_a_record_holds_no_object_per_task() -> None:
-    """Slots and columns only: an attribute added in passing would be paid for a million times."""
-    assert not hasattr(Record(new("a")), "__dict__")
+# --- resume ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ending", Ending)
-@pytest.mark.parametrize("has_begun", [False, True])
-@pytest.mark.parametrize("was_stopped", [False, True])
-def test_a_settled_batch_is_final_whatever_came_before(
-    store: Store, ending: Ending, has_begun: bool, was_stopped: bool
-) -> None:
-    """Promise 3: a batch that the table does not let end would be waited for for ever."""
-    for count in range(3):
-        batch_id = f"{count}"
-        store.insert(new(batch_id, total=2))
-        if has_begun:
-            store.begin(batch_id, 0.0)
-        if was_stopped:
-            store.request_stop(batch_id, None, None)
-        if count:
-            store.append(batch_id, [outcome(index, ending) for index in range(count)])
+def test_a_resume_makes_the_chosen_tasks_pending_again(store: Store) -> None:
+    """And leaves all others as they are, with their results."""
+    record = ended(store)
+    resume(store, "a", {T.STOPPED}, receipt=b'{"took":1}')
+    row = shown(store, "a")
 
-        assert store.settle(batch_id)
-        row = store.get(batch_id)
-        assert row is not None
-        assert row.state in FINAL
+    assert (row.state, row.run, row.stop, row.finished) == (B.QUEUED, 2, None, None)
+    assert (row.counts[T.PENDING], row.counts[T.SUCCEEDED], row.counts[T.FAILED]) == (1, 1, 1)
+    loaded = reloaded(store, "a")
+    assert loaded.order.ended == bytes([1, 1, 0])
+    assert loaded.order.begun[2].attempt == 1
+    last = store.ask(store.queries.history, record.given.serial)[-1]
+    assert (last.state, last.run, last.receipt) == (B.QUEUED, 2, b'{"took":1}')
+    assert last.cause == Cause(Actor.CLIENT, "resume of stopped")
+
+
+def test_failed_tasks_run_again_only_if_asked_for(store: Store) -> None:
+    """They failed by themselves; whoever resumes a stop does not ask for them."""
+    ended(store)
+    resume(store, "a", set(CUT_SHORT))
+    assert shown(store, "a").counts[T.FAILED] == 1
+
+
+def test_attempts_of_an_earlier_run_do_not_count_towards_the_limit(store: Store) -> None:
+    """Somebody asked for another try: it gets all of them."""
+    retries = RetryOptions(max_attempts=2)
+    record = insert(store, new("a", 1, options=BatchOptions(retries=retries)))
+    record.retry(outcome(0, Ending.RAISED), 1)
+    record.save(0, 2, b"5")
+    record.append([outcome(0, Ending.RAISED, attempt=2)])
+    record.settle(1.0)
+    save(store, record)
+    resume(store, "a", {T.FAILED})
+
+    assert tuple(reloaded(store, "a").order.begun[0]) == (2, 0, b"5")
+
+
+def test_tasks_that_were_skipped_and_are_not_chosen_stay_so(store: Store) -> None:
+    """Also those of which the store had no row: it is not their turn."""
+    record = insert(store, new("a", 5_000))
+    record.append([outcome(17, Ending.RAISED)])
+    record.request_stop(2.0, ASKED, None)
+    record.settle(3.0)
+    save(store, record)
+    resume(store, "a", {T.FAILED})
+    row, loaded = shown(store, "a"), reloaded(store, "a")
+
+    assert (row.counts[T.PENDING], row.counts[T.SKIPPED]) == (1, 4_999)
+    assert loaded.order.ended.count(0) == 1
+    loaded.record.append([outcome(17, attempt=2)])
+    loaded.record.settle(9.0)
+    save(store, loaded.record)
+    assert shown(store, "a").counts[T.SKIPPED] == 4_999
+    assert sum(shown(store, "a").counts.values()) == 5_000
+
+
+def test_skipped_tasks_run_again(store: Store) -> None:
+    """With or without a row."""
+    record = insert(store, new("a", 4))
+    record.append([skipped(1), outcome(0)])
+    record.request_stop(2.0, ASKED, None)
+    record.settle(3.0)
+    save(store, record)
+    resume(store, "a", {T.SKIPPED})
+
+    assert shown(store, "a").counts[T.PENDING] == 3
+    assert reloaded(store, "a").order.ended == bytes([1, 0, 0, 0])
+
+
+def test_a_batch_that_has_not_ended_cannot_be_resumed(store: Store) -> None:
+    """Two runs at the same time would run a task twice; the second resume is too late as well."""
+    insert(store, new("a"))
+    with pytest.raises(BatchActive):
+        resume(store, "a", {T.STOPPED})
+
+    ended_row = None
+    record = insert(store, new("b"))
+    record.request_stop(2.0, ASKED, None)
+    record.settle(3.0)
+    save(store, record)
+    ended_row = shown(store, "b")
+    resume(store, "b", {T.SKIPPED})
+    second = Resumption(store.queries, store.rows, ended_row, {T.SKIPPED}, None, 1.0)
+    with pytest.raises(BatchActive):
+        wait_for(lambda: store.write(second.write))
+    assert shown(store, "b").run == 2
+
+
+def test_a_resume_of_nothing_is_refused_and_changes_nothing(store: Store) -> None:
+    """A batch would wait for ever for tasks that nobody runs."""
+    ended(store)
+    before = shown(store, "a")
+    with pytest.raises(NothingToResume, match="killed"):
+        resume(store, "a", {T.KILLED})
+
+    assert shown(store, "a") == before
+
+
+def test_the_receipt_of_the_second_run_has_only_its_own_tasks(store: Store) -> None:
+    """What ran when the first stop came is in the history."""
+    ended(store)
+    resume(store, "a", {T.STOPPED})
+    loaded = reloaded(store, "a")
+    loaded.record.request_stop(20.0, ASKED, None)
+    loaded.record.append([outcome(2, Ending.STOPPED, noticed=20.5, ended=21.0, attempt=2)])
+    loaded.record.settle(22.0)
+    save(store, loaded.record)
+    row = shown(store, "a")
+
+    assert (row.state, row.run, row.stopped_tasks) == (B.STOPPED, 2, 1)
+    assert [task.attempt for task in store.ask(store.queries.stopped, row, 10)] == [2]
+
+
+# --- keys and retention ---------------------------------------------------------------------------
+
+
+def test_a_key_is_kept_with_its_batch(store: Store) -> None:
+    """In the same transaction: who is told 202 can ask again."""
+    record = insert(store, new("a"), key=("k", b"digest"))
+    found = store.ask(store.queries.key, "k")
+
+    assert found is not None
+    assert (found[0], found[1].given) == (b"digest", record.given)
+    assert store.ask(store.queries.key, "other") is None
+
+
+def test_a_key_is_free_again_when_its_batch_is_gone(store: Store) -> None:
+    """Also before the last row is deleted."""
+    first = insert(store, new("a"), key=("k", b"1"))
+    first.settle(1.0)
+    save(store, first)
+    wait_for(lambda: store.write(partial(mark_to_purge, serial=first.given.serial)))
+    assert store.ask(store.queries.key, "k") is None
+    second = insert(store, new("b"), key=("k", b"2"))
+    wait_for(lambda: store.write(partial(forget_some, serial=first.given.serial)))
+    found = store.ask(store.queries.key, "k")
+
+    assert found is not None
+    assert found[1].given.id == second.given.id
+
+
+def test_what_is_to_be_purged_is_read_by_nobody(store: Store) -> None:
+    """From the moment on that it has ended."""
+    record = insert(store, new("a", team="x"))
+    record.purge()
+    save(store, record)
+    assert shown(store, "a")
+    record.settle(1.0)
+    save(store, record)
+
+    assert store.ask(store.queries.batch, "a") is None
+    assert not store.ask(store.queries.list_batches, Filter(), None, 10)
+    assert store.ask(store.queries.to_purge, 0.0, 10) == [(record.given.serial, True)]
+
+
+def test_a_batch_that_has_not_ended_is_never_forgotten(store: Store) -> None:
+    """However old it is."""
+    record = insert(store, new("a"))
+    wait_for(lambda: store.write(partial(mark_to_purge, serial=record.given.serial)))
+
+    assert store.ask(store.queries.to_purge, time() + 1e6, 10) == []
+    assert shown(store, "a")
+
+
+def test_nothing_is_left_of_a_forgotten_batch(store: Store, database: Database) -> None:
+    """In turns, so that others can write in between; nobody sees half of it."""
+
+    record = insert(store, new("a", 12_000, team="x"), key=("k", b"1"))
+    record.append([outcome(index) for index in range(12_000)])
+    record.progress(3, b"{}")
+    record.settle(1.0)
+    save(store, record)
+    other = insert(store, new("b", 2, team="x"))
+    turns = 0
+    while not wait_for(lambda: store.write(partial(forget_some, serial=record.given.serial))):
+        turns += 1
+        assert store.ask(store.queries.batch, "a") is None
+
+    assert turns == 2
+    with database.reading() as connection:
+        for table in PARTS:
+            found = connection.execute(table.select()).mappings().all()
+            assert {row["batch"] for row in found} <= {other.given.serial}, table.name
+        assert len(connection.execute(batches.select()).all()) == 1

@@ -1,0 +1,51 @@
+"""A batch as it is read from the store to go on: its record, its items, and what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from app.orders import order_of
+from app.queries import Queries
+from app.record import Record
+from app.rows import BatchRow, Note
+from workers.backend import Ending, Order, Outcome, Remarks
+
+
+class Loaded(NamedTuple):
+    """Everything of one batch that is needed to go on with it, or to end it."""
+
+    record: Record
+    order: Order
+    notes: Mapping[int, Note]  # on the tasks that have not ended
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every task has ended."""
+        return self.order.ended.count(1) == len(self.order.items)
+
+    def cut_short(self, now: float) -> list[Outcome]:
+        """How the tasks ended that had begun, given that nothing of the batch runs any more."""
+        return [_end_of(index, note, now) for index, note in self.notes.items() if note.attempt]
+
+
+def load(connection: Connection, queries: Queries, row: BatchRow) -> Loaded:
+    """Read a batch."""
+    given = row.given
+    ended = queries.ended(connection, given.serial, given.total)
+    notes = queries.open_notes(connection, given.serial)
+    events = queries.count_history(connection, given.serial)
+    items = queries.items(connection, given.serial)
+    order = order_of(given, items, bytes(ended or b""), notes)
+    return Loaded(Record.restored(row, ended, notes, events), order, notes)
+
+
+def _end_of(index: int, note: Note, now: float) -> Outcome:
+    """One that waited for its next attempt has failed; one that ran was killed with the service."""
+    ending = Ending.KILLED if note.error is None else Ending.RAISED
+    began, pid = note.began or now, note.pid or 0
+    return Outcome(
+        index, note.attempt, ending, note.error or b"", began, now, 0.0, pid, Remarks.NONE
+    )

@@ -1,0 +1,136 @@
+"""What one transaction of the store's writer writes, table by table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Executable, Table, bindparam, delete, update
+
+from app import tables
+from app.database import Database
+from app.rows import NewBatchRow
+from app.table_rows import GIVEN, TableRows, Values, of_labels
+from app.taken import Taken
+
+
+class Insertion(NamedTuple):
+    """A new batch, as it is written.
+
+    given    what never changes of it
+    taken    the rest of its row, and its history
+    items    rows of its segments
+    key      its Idempotency-Key with the digest of the request, if it has one
+    """
+
+    given: NewBatchRow
+    taken: Taken
+    items: Sequence[Values]
+    key: tuple[str, bytes] | None = None
+
+
+class Transactions:
+    """Writes insertions and what was taken of records. Belongs to the writer's thread.
+
+    Every row is written so that writing it again changes nothing: nobody knows whether a commit that
+    failed on the way to a server was one.
+    """
+
+    def __init__(self, database: Database, table_rows: TableRows) -> None:
+        self._rows = table_rows
+        self._insert = {
+            table: database.insert_new(table)
+            for table in (
+                tables.batches, tables.labels, tables.segments, tables.outcomes, tables.history,
+            )
+        }  # fmt: skip
+        # The key of a batch that was purged may be used again before its row is gone.
+        self._insert[tables.keys] = database.upsert(tables.keys)
+        self._upsert_note = database.upsert(tables.notes)
+        self._update_batch = _update_batch()
+        self._drop_note = _of_task(delete(tables.notes))
+        self._unstack = _of_task(update(tables.notes).values(stack=None))
+
+    def insert(self, connection: Connection, insertions: Sequence[Insertion]) -> None:
+        """Write new batches."""
+        of_given, of_batch = self._rows.of_given, self._rows.of_batch
+        for table, values in (
+            (tables.batches, [of_given(i.given) | of_batch(i.taken.row) for i in insertions]),
+            (tables.segments, [row for i in insertions for row in i.items]),
+            (tables.history, [*self._history([i.taken for i in insertions])]),
+            (tables.labels, [
+                row for i in insertions if i.given.labels
+                for row in of_labels(i.given.serial, i.given.labels)
+            ]),
+            (tables.keys, [
+                {"key": i.key[0], "digest": i.key[1], "batch": i.given.serial}
+                for i in insertions if i.key is not None
+            ]),
+        ):  # fmt: skip
+            _execute(connection, self._insert[table], values)
+
+    def write(self, connection: Connection, taken: Sequence[Taken]) -> None:
+        """Write what has changed of batches; of several states of one the last is written."""
+        of_outcome, of_note = self._rows.of_outcome, self._rows.of_note
+        outcomes = [of_outcome(each.row, row) for each in taken for row in each.outcomes]
+        _execute(connection, self._insert[tables.outcomes], outcomes)
+        for each in taken:
+            if any(each.notes):
+                serial = each.row.given.serial
+                written, dropped, unstacked = each.notes
+                notes = [of_note(serial, index, note) for index, note in written]
+                _execute(connection, self._upsert_note, notes)
+                _execute(connection, self._drop_note, _keys(serial, dropped))
+                _execute(connection, self._unstack, _keys(serial, unstacked))
+        _execute(connection, self._insert[tables.history], [*self._history(taken)])
+        last = {each.row.given.serial: each.row for each in taken}
+        values = [_renamed(self._rows.of_batch(row)) for row in last.values()]
+        _execute(connection, self._update_batch, values)
+
+    def _history(self, taken: Sequence[Taken]) -> Iterator[Values]:
+        for each in taken:
+            for row in each.history:
+                yield self._rows.of_history(each.row.given.serial, row)
+
+
+def forget(connection: Connection, serials: Sequence[int]) -> None:
+    """Leave nothing of batches that were refused, if they were written after all."""
+    for table in tables.PARTS:
+        connection.execute(delete(table).where(table.c.batch.in_(serials)))
+    connection.execute(delete(tables.batches).where(tables.batches.c.serial.in_(serials)))
+
+
+def _execute(connection: Connection, statement: Executable, values: list[Values]) -> None:
+    if values:
+        connection.execute(statement, values)
+
+
+def _update_batch() -> Any:
+    """Compare-and-set: within the same run, and never back."""
+    table = tables.batches
+    changing = [column.name for column in table.columns if column.name not in GIVEN]
+    return (
+        update(table)
+        .where(
+            table.c.serial == bindparam("_serial"),
+            table.c.run == bindparam("_run"),
+            table.c.version <= bindparam("_version"),
+        )
+        .values({name: bindparam(f"_{name}") for name in changing})
+    )
+
+
+def _renamed(values: Values) -> Values:
+    """For an UPDATE, whose parameters may not be called like the columns that it sets."""
+    return {f"_{name}": value for name, value in values.items()}
+
+
+def _of_task(statement: Any) -> Any:
+    table: Table = tables.notes
+    return statement.where(
+        table.c.batch == bindparam("_batch"), table.c.index == bindparam("_index")
+    )
+
+
+def _keys(serial: int, indexes: Sequence[int]) -> list[Values]:
+    return [{"_batch": serial, "_index": index} for index in indexes]

@@ -1,0 +1,314 @@
+"""The store's one writer: gathers what is to be written, and writes it in one transaction at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from app.database import Database
+from app.errors import QuiesceError, StoreFull, StoreUnavailable
+from app.record import Record
+from app.table_rows import TableRows
+from app.taken import Taken
+from app.transaction import Insertion, Transactions, forget
+
+log = logging.getLogger("quiesce.store")
+
+#: One transaction writes about so much: whatever comes next, a stop for one, does not wait long.
+MOST_OUTCOMES = 4_000
+MOST_BYTES = 8 << 20
+MOST_REQUESTS = 1_000
+#: Progress and savepoints gather for so long.
+GATHER_S = 0.05
+#: Between two tries while the store cannot be written.
+FIRST_RETRY_S, MOST_RETRY_S = 0.1, 1.0
+#: How often `on_tick` is called, while there is anything to do at all.
+TICK_S = 0.25
+
+
+class Insert(NamedTuple):
+    """A new batch that is to be written, and what is done once it is; else its client is told why."""
+
+    insertion: Insertion
+    accepted: Callable[[], None]
+    reply: asyncio.Future[Any]
+
+
+class Call(NamedTuple):
+    """Something else that is to be written, and who waits for what it gives.
+
+    done  called on the writer's thread with what `write` gave, once that is committed
+    """
+
+    write: Callable[[Connection], Any]
+    reply: asyncio.Future[Any]
+    done: Callable[[Any], None] | None = None
+
+
+class Lot:
+    """What goes into one transaction."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Record, Taken]] = []  # must be written, however long it takes
+        self.inserts: list[Insert] = []  # these are refused instead
+        self.calls: list[Call] = []
+        self.outcomes = self.payload_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.taken or self.inserts or self.calls)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is enough for one transaction."""
+        requests = len(self.inserts) + len(self.calls) + len(self.taken)
+        return (
+            self.outcomes >= MOST_OUTCOMES
+            or self.payload_bytes >= MOST_BYTES
+            or requests >= MOST_REQUESTS
+        )
+
+    def add(self, record: Record, taken: Taken) -> None:
+        """This has to be written."""
+        self.taken.append((record, taken))
+        self.outcomes += len(taken.outcomes)
+        self.payload_bytes += sum(len(row.outcome.payload) for row in taken.outcomes)
+
+
+class Writer:
+    """A thread that writes. Everybody else says what there is to be written, and goes on.
+
+    What workers and stops have brought about is kept and tried again until it is written; what
+    somebody asks for and can be told so, is refused.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        table_rows: TableRows,
+        *,
+        on_written: Callable[[int, int], None],
+        on_tick: Callable[[], None],
+    ) -> None:
+        """on_written: so many outcomes, and bytes of their payloads, were committed; on_tick: called
+        a few times a second. Both on the writer's thread.
+        """
+        self._database = database
+        self._transactions = Transactions(database, table_rows)
+        self._on_written, self._on_tick = on_written, on_tick
+        self._queue: SimpleQueue[Record | Insert | Call | None] = SimpleQueue()
+        self._gathering: deque[tuple[float, Record]] = deque()
+        self._owed: list[tuple[Record, Taken]] = []  # of a transaction that failed
+        self._to_forget: list[int] = []  # refused, and perhaps written all the same
+        self._is_ending = self._gives_up = False
+        self._rest = threading.Event()  # cut short when there is no more time
+        self._retry_s = 0.0
+        self._ticked = 0.0
+        self.trouble: QuiesceError | None = None  # why the last transaction failed
+        self.commits = 0
+        self.began: float | None = None  # the present transaction, on the monotonic clock
+        self._thread = threading.Thread(target=self._run, name="quiesce-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def mark(self, record: Record) -> None:
+        """Something of this batch is to be written. From any thread; costs next to nothing."""
+        if not record.is_marked:
+            record.is_marked = True
+            self._queue.put(record)
+
+    def mark_later(self, record: Record) -> None:
+        """The same, together with more of its kind: within a tenth of a second."""
+        if not record.is_noted:
+            record.is_noted = True
+            is_first = not self._gathering
+            self._gathering.append((monotonic() + GATHER_S, record))
+            if is_first:
+                self._queue.put(None)
+
+    def insert(self, insert: Insert) -> None:
+        """Write a new batch."""
+        self._queue.put(insert)
+
+    def call(self, call: Call) -> None:
+        """Write something else."""
+        self._queue.put(call)
+
+    def close(self, limit_s: float) -> bool:
+        """Write what there is, and end; whether all of it was written in time."""
+        self._is_ending = True
+        self._queue.put(None)
+        self._thread.join(limit_s)
+        self._gives_up = True
+        self._rest.set()
+        self._thread.join(limit_s)
+        return not self._owed
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._gives_up:
+            try:
+                if self.trouble is not None:
+                    self._rest.wait(self._retry_s)
+                lot = self._gather()
+                if lot or self._to_forget:
+                    self._write(lot)
+                elif self._is_ending and not self._gathering:
+                    return
+                self._tick()
+            except Exception:  # whatever it was, there is nobody else who writes
+                log.exception("the store's writer goes on after an unexpected error")
+
+    def _gather(self) -> Lot:
+        """Wait for something to write, then take what there is."""
+        lot = Lot()
+        for record, taken in self._owed:
+            lot.add(record, taken)
+        self._owed = []
+        patience_s = 0.0 if lot.taken else self._patience_s()
+        try:
+            while True:
+                self._add(lot, self._queue.get(timeout=patience_s))
+                patience_s = 0.0
+                if lot.is_full:
+                    break
+                self._add(lot, self._queue.get_nowait())
+        except Empty:
+            pass
+        now = monotonic()
+        while self._gathering and (self._gathering[0][0] <= now or self._is_ending):
+            _, record = self._gathering.popleft()
+            record.is_noted = False
+            self._add(lot, record)
+        return lot
+
+    def _patience_s(self) -> float | None:
+        if self._is_ending:
+            return 0.0
+        if self._gathering:
+            return max(0.0, self._gathering[0][0] - monotonic())
+        return TICK_S
+
+    def _add(self, lot: Lot, work: Record | Insert | Call | None) -> None:
+        if isinstance(work, Record):
+            work.is_marked = False  # first: what comes from here on is marked again
+            taken = work.take(max(1, MOST_OUTCOMES - lot.outcomes))
+            lot.add(work, taken)
+            if not taken.is_whole:
+                self.mark(work)
+        elif isinstance(work, Insert):
+            lot.inserts.append(work)
+        elif work is not None:
+            lot.calls.append(work)
+
+    def _write(self, lot: Lot) -> None:
+        self.began = monotonic()
+        try:
+            with self._database.writing() as connection:
+                given = self._write_all(connection, lot)
+        except (StoreFull, StoreUnavailable) as error:
+            self._refuse(lot, error)
+        except BaseException:
+            self._refuse(lot, StoreUnavailable("an unexpected error, see the log"))
+            raise
+        else:
+            self.commits += 1
+            self._has_written(lot, given)
+        finally:
+            self.began = None
+
+    def _write_all(self, connection: Connection, lot: Lot) -> list[Any]:
+        if self._to_forget:
+            forget(connection, self._to_forget)
+        if lot.inserts:
+            self._transactions.insert(connection, [each.insertion for each in lot.inserts])
+        if lot.taken:
+            self._transactions.write(connection, [taken for _, taken in lot.taken])
+        return [_make(call, connection) for call in lot.calls]
+
+    def _has_written(self, lot: Lot, given: Sequence[Any]) -> None:
+        """It is committed: show it, and tell who waits."""
+        if self.trouble is not None:
+            log.warning("the store can be written again")
+        self.trouble, self._retry_s = None, 0.0
+        self._to_forget.clear()
+        if lot.outcomes:
+            self._on_written(lot.outcomes, lot.payload_bytes)
+        for record, taken in lot.taken:
+            record.publish(taken)
+            for tell in taken.told:
+                _tell(tell)
+        for insert in lot.inserts:
+            _tell(insert.accepted)
+        for call, value in zip(lot.calls, given, strict=True):
+            if call.done is not None and not isinstance(value, QuiesceError):
+                _tell(partial(call.done, value))
+        inserted = [(insert.reply, None) for insert in lot.inserts]
+        _answer([*inserted, *((c.reply, value) for c, value in zip(lot.calls, given, strict=True))])
+
+    def _refuse(self, lot: Lot, error: QuiesceError) -> None:
+        """It could not be written: keep what must be, and tell the others why."""
+        if self.trouble is None or str(self.trouble) != str(error):
+            log.error("the store cannot be written: %s", error)
+        self.trouble = error
+        self._owed = lot.taken
+        self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
+        self._to_forget += [insert.insertion.given.serial for insert in lot.inserts]
+        refused = [insert.reply for insert in lot.inserts] + [call.reply for call in lot.calls]
+        _answer([(reply, error) for reply in refused])
+
+    def _tick(self) -> None:
+        now = monotonic()
+        if now >= self._ticked + TICK_S:
+            self._ticked = now
+            self._on_tick()
+
+
+def _tell(told: Callable[[], None]) -> None:
+    try:
+        told()
+    except Exception:  # one waiter's trouble must not strand the others
+        log.exception("somebody could not be told that the store has it")
+
+
+def _make(call: Call, connection: Connection) -> Any:
+    """What the call gives; the reason, if it refuses, and then it has written nothing."""
+    try:
+        with connection.begin_nested():
+            return call.write(connection)
+    except QuiesceError as refusal:
+        return refusal
+
+
+Answers = Sequence[tuple[asyncio.Future[Any], Any]]
+
+
+def _answer(answers: Answers) -> None:
+    """Give each future its value, or its error; each event loop is woken once for all of its own."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for reply, value in answers:
+        by_loop.setdefault(reply.get_loop(), []).append((reply, value))
+    for loop, its in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, its)
+
+
+def _resolve(answers: Answers) -> None:
+    for reply, value in answers:
+        if reply.done():
+            continue
+        if isinstance(value, QuiesceError):
+            reply.set_exception(value)
+        else:
+            reply.set_result(value)
