@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import Connection, Insert, Table, make_url
+from sqlalchemy import URL, Connection, Insert, Table, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from app.dialect import DatabaseUnusable, Dialect
+from app.dialect import NO_ROOM, DatabaseUnusable, Dialect
 from app.errors import StoreFull, StoreUnavailable
 from app.migrations import upgrade
 from app.sqlite import Sqlite
@@ -24,9 +23,6 @@ __all__ = ["Database", "DatabaseUnusable", "explain"]
 
 FILE_NAME = "quiesce.db"
 WANTED = "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://..."
-
-#: On the disk, or of what we may use of it.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Database:
@@ -64,8 +60,8 @@ class Database:
 
         raises  StoreFull, StoreUnavailable
         """
+        self._dialect.check()
         with self._explaining(), self._dialect.writer.begin() as connection:
-            self._dialect.check()
             yield connection
 
     @contextmanager
@@ -143,13 +139,17 @@ def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # whose text may quote a password
         raise DatabaseUnusable(f"{WANTED}, and this cannot be read as a URL") from None
-    if parsed.drivername == "sqlite" and parsed.database and not (parsed.host or parsed.query):
-        return Sqlite(Path(parsed.database))
+    if parsed.drivername == "sqlite" and _is_file(parsed):
+        return Sqlite(Path(parsed.database or ""))
     if parsed.drivername == "postgresql":
         from app.postgresql import Postgresql  # the driver is slow to import
 
         return Postgresql(parsed)
     raise DatabaseUnusable(f"{WANTED}, not {parsed.drivername}://...")
+
+
+def _is_file(url: URL) -> bool:
+    return url.database not in (None, "", ":memory:") and not (url.host or url.query)
 
 
 _Inserting = Callable[[Table], sqlite.Insert | postgresql.Insert]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 
 from sqlalchemy import Engine, Table
@@ -13,6 +14,9 @@ from app.errors import QuiesceError, StoreFull, StoreUnavailable
 READERS, MORE_READERS = 8, 8
 POOL_WAIT_S = 30.0
 CONNECT_WAIT_S = 5
+
+#: The disk is full, or what we may use of it.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DatabaseUnusable(QuiesceError):

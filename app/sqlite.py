@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from sqlalchemy import URL, Engine, QueuePool, Table, create_engine, event
 from sqlalchemy.dialects import sqlite
@@ -15,6 +17,7 @@ from sqlalchemy.dialects import sqlite
 from app.datadir import Held, hold
 from app.dialect import (
     MORE_READERS,
+    NO_ROOM,
     POOL_WAIT_S,
     READERS,
     DatabaseUnusable,
@@ -30,7 +33,6 @@ PRAGMAS = (
 )
 WRITER_PRAGMAS = (
     *PRAGMAS,
-    "auto_vacuum = INCREMENTAL",  # of effect before the first table only
     "cache_size = -16384",  # KiB
     f"journal_size_limit = {64 * 2**20}",
 )
@@ -42,6 +44,8 @@ BUSY_WAIT_S = 5.0
 #: How much of the file is given back in one step, how many steps are made, and what is kept,
 #: because the next batches need it.
 SHRINK_PAGES, SHRINK_STEPS, SPARE_PAGES = 1_000, 50, 1_000
+
+PROBE_BYTES = 256 * 2**10
 
 #: Primary result codes, in words.
 MEANINGS = {
@@ -74,6 +78,8 @@ class Sqlite(Dialect):
 
     def hold(self) -> None:
         try:
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._lock = hold(self._path.with_name(f"{self._path.name}.lock"))
             # SQLite gives its other files the mode of this one.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -115,7 +121,8 @@ class Sqlite(Dialect):
                 if left <= SPARE_PAGES:
                     break
                 step = min(SHRINK_PAGES, left - SPARE_PAGES)
-                driver.execute(f"PRAGMA incremental_vacuum({step})").fetchall()
+                # The driver's `execute` would give back one page: it stops after the first step.
+                driver.executescript(f"PRAGMA incremental_vacuum({step})")
         with self._outside_transactions() as driver:
             _give_back(driver)
         return left > SPARE_PAGES
@@ -124,11 +131,22 @@ class Sqlite(Dialect):
         if not isinstance(error, sqlite3.Error) or not hasattr(error, "sqlite_errorcode"):
             return None
         primary = error.sqlite_errorcode & 0xFF
-        if primary == sqlite3.SQLITE_FULL:
+        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._is_full()):
             return StoreFull(f"there is no room left for {self.where}")
         if primary in MEANINGS:
             return StoreUnavailable(f"{self.where} {MEANINGS[primary]} ({error.sqlite_errorname})")
         return None
+
+    def _is_full(self) -> bool:
+        """Try it: SQLite does not tell a quota from a broken disk."""
+        try:
+            with TemporaryFile(dir=self._path.parent) as probe:
+                probe.write(bytes(PROBE_BYTES))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            return error.errno in NO_ROOM
+        return False
 
     def _look(self) -> tuple[int, int]:
         found = self._path.stat()
@@ -169,6 +187,8 @@ class Sqlite(Dialect):
             check_same_thread=False,
         )
         try:
+            if self._path.stat().st_size == 0:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has to be the first of all
             for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}")
         except BaseException:

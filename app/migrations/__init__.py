@@ -16,6 +16,7 @@ from app.tables import metadata
 #: Where the tables are after the last step. Alembic, which is slow to import, only has to know the rest.
 HEAD = "0001"
 VERSION_TABLE = "quiesce_version"
+SCRIPTS = "app:migrations"
 
 
 def upgrade(connection: Connection, where: str) -> None:
@@ -53,7 +54,7 @@ def _take_steps(connection: Connection, where: str) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", "app:migrations")
+    config.set_main_option("script_location", SCRIPTS)
     known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     if unknown := {*context.get_current_heads()} - known:
