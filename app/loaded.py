@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from app.orders import order_of
+from app.orders import failure_of, order_of
 from app.queries import Queries
 from app.record import Record
 from app.rows import BatchRow, Note
@@ -44,8 +44,8 @@ def load(connection: Connection, queries: Queries, row: BatchRow) -> Loaded:
 
 def _end_of(index: int, note: Note, now: float) -> Outcome:
     """One that waited for its next attempt has failed; one that ran was killed with the service."""
-    ending = Ending.KILLED if note.error is None else Ending.RAISED
+    failed = failure_of(index, note)
+    if failed is not None:
+        return failed
     began, pid = note.began or now, note.pid or 0
-    return Outcome(
-        index, note.attempt, ending, note.error or b"", began, now, 0.0, pid, Remarks.NONE
-    )
+    return Outcome(index, note.attempt, Ending.KILLED, b"", began, now, 0.0, pid, Remarks.NONE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.rows import NewBatchRow, Note
-from workers.backend import Begun, Order, RetryPolicy
+from workers.backend import Begun, Ending, Order, Outcome, Remarks, RetryPolicy
 from workers.items import Items
 
 
@@ -23,7 +23,7 @@ def order_of(
     options = given.options
     retries = options.retries
     begun = {
-        index: Begun(note.attempt, note.used, note.savepoint or b"")
+        index: Begun(note.attempt, note.used, note.savepoint or b"", failure_of(index, note))
         for index, note in (notes or {}).items()
         if note.attempt
     }
@@ -39,4 +39,14 @@ def order_of(
         fail_fast=options.fail_fast,
         ended=ended,
         begun=begun,
+    )
+
+
+def failure_of(index: int, note: Note) -> Outcome | None:
+    """How the last attempt at a task failed that waits for its next."""
+    if note.error is None:
+        return None
+    began, pid = note.began or 0.0, note.pid or 0
+    return Outcome(
+        index, note.attempt, Ending.RAISED, note.error, began, began, 0.0, pid, Remarks.NONE
     )

@@ -59,6 +59,7 @@ class Begun(NamedTuple):
     attempt: int  # the last one there was
     used: int  # attempts that count against the limit
     savepoint: bytes = b""  # JSON, or nothing
+    failed: Outcome | None = None  # how that attempt failed, if it did
 
 
 class Order(NamedTuple):
@@ -105,8 +106,8 @@ class Listener(Protocol):
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         """These tasks have ended for good."""
 
-    def retrying(self, outcome: Outcome) -> None:
-        """This attempt failed, and the task will be tried again."""
+    def retrying(self, outcome: Outcome, used: int) -> None:
+        """This attempt failed, and the task will be tried again; `used` count against the limit."""
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         """A running task reported its progress, as JSON `{"done", "total", "message"}`."""
@@ -232,8 +233,17 @@ class Backend(Protocol):
     def forget(self, batch_id: str) -> None:
         """Drop the event of a batch that has settled."""
 
+    def hold(self, why: str) -> None:
+        """Hand out no task from now on, until `release` for the same reason; also before the start."""
+
+    def release(self, why: str) -> None:
+        """One reason less to hand out no task."""
+
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""
+
+    def begun(self) -> list[tuple[str, RunningTask]]:
+        """The same for all batches, with the id of each."""
 
     def gaps(self) -> dict[str, Gaps]:
         """Checkpoint gaps by task function, since the start of the pool."""

@@ -61,6 +61,7 @@ class Dispatcher:
         self._given: dict[WorkerProcess, None] = {}  # in this turn: they are written to once
         self._numbers = count(1)
         self._is_looking = False
+        self.holds: set[str] = set()  # why nothing is handed out now
 
     def queue(self, job: Job) -> None:
         """Let the batch wait for workers, if a worker may have some of it."""
@@ -84,6 +85,8 @@ class Dispatcher:
 
     def hand_out(self) -> None:
         """Give every idle worker something to do, then keep short work ahead of the busy ones."""
+        if self.holds:
+            return
         now = monotonic()
         while self._idle and (job := self._scheduler.first(now)) is not None:
             worker, _ = self._idle.popitem(last=False)

@@ -94,6 +94,14 @@ class Engine:
         else:
             self._stops.stop_task(job, index, grace_s, on_settled)
 
+    def hold(self, why: str) -> None:
+        """Hand out nothing, until `release` for the same reason."""
+        self._dispatcher.holds.add(why)
+
+    def release(self, why: str) -> None:
+        """One reason less; what waits is handed out at the end of this turn."""
+        self._dispatcher.holds.discard(why)
+
     def stop_all(self, grace_s: float) -> None:
         """Stop every batch."""
         for job in list(self.jobs.values()):
@@ -217,13 +225,14 @@ class Engine:
             self._dispatcher.make_idle(worker)
 
     def _is_retried(self, job: Job, outcome: Outcome) -> bool:
-        is_last = outcome.attempt >= job.order.retries.max_attempts
+        used = job.used(outcome)
+        is_last = used >= job.order.retries.max_attempts
         if outcome.ending in _FINE or is_last or job.is_stopping:
             return False
         if outcome.index in job.task_stops:
             return False
         delay_s = job.rest(outcome)
-        job.listener.retrying(outcome)
+        job.listener.retrying(outcome, used)
         self._loop.call_at(monotonic() + delay_s, partial(self._wake, job, outcome.index))
         return True
 

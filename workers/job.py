@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from workers.backend import Ending, Listener, Order, Outcome, Remarks, RetryPolicy
+from workers.backend import Begun, Ending, Listener, Order, Outcome, Remarks, RetryPolicy
 from workers.loop import Timer
 from workers.messages import Lease
 from workers.pending import Pending
@@ -63,9 +63,12 @@ class Job:
         self.resting: dict[int, None] = {}  # waits for its next attempt
         self.unkillable: tuple[int, ...] = ()
         self.task_stops: dict[int, TaskStop] = {}  # by index, until nothing of the task runs
-        self._pending = Pending(len(order.items))
+        self._pending = Pending(len(order.items), order.ended)
         self._failed: dict[int, Outcome] = {}  # the last outcome of what is to be tried again
         self._savepoints: dict[int, bytes] = {}  # of tasks that may be tried again
+        self._free_attempts: dict[int, int] = {}  # of tasks that began before: not counted
+        for index, begun in order.begun.items():
+            self._take_up(index, begun)
         self._lease_tasks = 1
         self._pace = pace
         self._task_s: float | None = None  # how long one of its own takes, once that is known
@@ -150,11 +153,15 @@ class Job:
             return None
         return self._unstarted(index)
 
+    def used(self, outcome: Outcome) -> int:
+        """How many attempts of its task, this one included, count against the limit."""
+        return outcome.attempt - self._free_attempts.get(outcome.index, 0)
+
     def rest(self, outcome: Outcome) -> float:
         """Keep a failed task for another attempt; how long it must rest, in seconds."""
         self.resting[outcome.index] = None
         self._failed[outcome.index] = outcome
-        return retry_delay_s(outcome.attempt + 1, self.order.retries)
+        return retry_delay_s(self.used(outcome) + 1, self.order.retries)
 
     def wake(self, index: int) -> None:
         """A task has rested: it is pending again, unless it was stopped meanwhile."""
@@ -171,6 +178,17 @@ class Job:
         """A task will not be tried again."""
         self._failed.pop(index, None)
         self._savepoints.pop(index, None)
+        self._free_attempts.pop(index, None)
+
+    def _take_up(self, index: int, begun: Begun) -> None:
+        """A task goes on from an earlier run."""
+        self._pending.go_on(index, begun.attempt + 1)
+        if begun.savepoint:
+            self._savepoints[index] = begun.savepoint
+        if begun.failed is not None:
+            self._failed[index] = begun.failed
+        if begun.attempt > begun.used:
+            self._free_attempts[index] = begun.attempt - begun.used
 
     def _unstarted(self, index: int) -> Outcome:
         """A task stopped before it began: its last failure, or no attempt at all."""

@@ -16,10 +16,15 @@ _NONE_RETURNED: deque[tuple[int, int]] = deque()
 class Pending:
     """First those that came back, then the rest in index order; a task may be dropped alone."""
 
-    __slots__ = ("_dropped", "_left", "_next", "_order", "_returned", "_total")
+    __slots__ = ("_dropped", "_ended", "_left", "_next", "_order", "_returned", "_total")
 
-    def __init__(self, total: int) -> None:
-        self._total = self._left = total
+    def __init__(self, total: int, ended: bytes = b"") -> None:
+        """ended: one byte per task, 1 if it is never to be handed out. Raises ValueError."""
+        if ended and (len(ended) != total or ended.count(0) + ended.count(1) != total):
+            raise ValueError(f"there must be a 0 or a 1 for each of {total} tasks")
+        self._total = total
+        self._left = total - ended.count(1)
+        self._ended: bytes | bytearray = ended
         self._next = 0  # what lies from here on has never been handed out
         self._dropped = _NONE_DROPPED  # some that lie there, and never will be
         self._order = _NO_ORDER  # those, as a heap
@@ -37,7 +42,11 @@ class Pending:
         """The next run of neighbours that were never handed out: first index, at most how many."""
         self._pass_dropped()
         before = self._order[0] if self._order else self._total
-        return self._next, min(most, before - self._next)
+        most = min(most, before - self._next)
+        if self._ended:
+            ended = self._ended.find(1, self._next, self._next + most)
+            most = ended - self._next if ended >= 0 else most
+        return self._next, most
 
     def taken(self, count: int) -> None:
         """So many of that run were handed out."""
@@ -54,6 +63,17 @@ class Pending:
         self._left -= len(indexes)
         return indexes, attempt
 
+    def go_on(self, index: int, attempt: int) -> None:
+        """This one was begun before: it comes before those that never were."""
+        self._own()
+        if not self._ended:
+            self._ended = bytearray(self._total)
+        elif isinstance(self._ended, bytes):
+            self._ended = bytearray(self._ended)
+        if not self._ended[index]:
+            self._ended[index] = 1
+            self._returned.append((index, attempt))
+
     def give_back(self, indexes: Sequence[int], attempt: int) -> None:
         """These were handed out and have not begun: they are next."""
         self._own()
@@ -69,9 +89,7 @@ class Pending:
     def drop(self, index: int) -> bool:
         """Never hand this one out; whether it was waiting."""
         self._own()
-        if self._next <= index < self._total:
-            if index in self._dropped:
-                return False
+        if self._next <= index < self._total and not self._is_never(index):
             self._dropped.add(index)
             heapq.heappush(self._order, index)
             self._left -= 1
@@ -92,10 +110,21 @@ class Pending:
         self._returned.clear()
         return returned
 
+    def _is_never(self, index: int) -> bool:
+        """Whether it will not be handed out in its turn: dropped, ended, or to go on first."""
+        return index in self._dropped or bool(self._ended and self._ended[index])
+
     def _pass_dropped(self) -> None:
-        while self._order and self._order[0] == self._next:
-            self._dropped.discard(heapq.heappop(self._order))
-            self._next += 1
+        """Go to the next that may be handed out."""
+        before = -1
+        while before != self._next:
+            before = self._next
+            if self._ended:
+                waiting = self._ended.find(0, self._next)
+                self._next = waiting if waiting >= 0 else self._total
+            while self._order and self._order[0] <= self._next:
+                self._next = max(self._next, self._order[0] + 1)
+                self._dropped.discard(heapq.heappop(self._order))
 
     def _own(self) -> None:
         """Have containers of its own. Not from the start: there may be very many small batches."""

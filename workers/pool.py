@@ -74,10 +74,28 @@ class Pool:
         """Drop the event of a batch that has settled."""
         self.staff.events.forget(batch_id)
 
+    def hold(self, why: str) -> None:
+        """Hand out no task from now on, until `release` for the same reason; also before the start."""
+        self._loop.call(self._engine.hold, why)
+
+    def release(self, why: str) -> None:
+        """One reason less to hand out no task."""
+        self._loop.call(self._engine.release, why)
+
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""
         tasks = (worker.running(batch_id) for worker in list(self.staff.workers.values()))
         return [task for task in tasks if task is not None]
+
+    def begun(self) -> list[tuple[str, RunningTask]]:
+        """The same for all batches, with the id of each."""
+        found = []
+        for worker in list(self.staff.workers.values()):
+            for batch_id in {held.job.id for held in list(worker.leases)}:
+                task = worker.running(batch_id)
+                if task is not None:
+                    found.append((batch_id, task))
+        return found
 
     def gaps(self) -> dict[str, Gaps]:
         """Checkpoint gaps by task function, since the start of the pool."""

@@ -176,7 +176,7 @@ class Collector:
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         self._kept.add(outcomes)
 
-    def retrying(self, outcome: Outcome) -> None:
+    def retrying(self, outcome: Outcome, used: int) -> None:
         pass
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:

@@ -84,7 +84,7 @@ class Batch(Collector):
         self.outcomes.update((outcome.index, outcome) for outcome in outcomes)
         super().ended(outcomes)
 
-    def retrying(self, outcome: Outcome) -> None:
+    def retrying(self, outcome: Outcome, used: int) -> None:
         self.retried.append(outcome)
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
