@@ -83,6 +83,10 @@ class PostgresqlServer:
         with psycopg.connect(self._administrator, autocommit=True) as connection:
             connection.execute(statement)
 
+    def end_session(self, pid: int | None) -> None:
+        """End a connection, and wait until it is gone."""
+        self.execute(f"SELECT pg_terminate_backend({pid}, {LIMIT_S * 1_000})")
+
     @property
     def _administrator(self) -> str:
         return f"host={self.folder} user={ROLE} dbname=postgres"

@@ -8,7 +8,7 @@ look at what came out, and raise HEAD.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, column, inspect, select, table
+from sqlalchemy import Connection, column, inspect, select, table, text
 
 from app.dialect import DatabaseUnusable
 from app.tables import metadata
@@ -63,4 +63,6 @@ def _take_steps(connection: Connection, where: str) -> None:
             f"{', '.join(unknown)}, this one knows {HEAD} and earlier): start the newer version, or "
             "restore a backup"
         )
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # a large table takes its time
     command.upgrade(config, "head")
