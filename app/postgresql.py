@@ -111,16 +111,14 @@ class Postgresql(Dialect):
     def _connect_reader(
         self, dialect: DriverDialect, _record: Any, args: list[Any], parameters: dict[str, Any]
     ) -> DBAPIConnection:
-        return dialect.connect(*args, **_completed(parameters, READER_SESSION))
+        return self._connect(dialect, args, parameters, READER_SESSION)
 
     def _connect_writer(
         self, dialect: DriverDialect, _record: Any, args: list[Any], parameters: dict[str, Any]
     ) -> DBAPIConnection:
         """A connection that holds the lock; without it there is none."""
         parameters = {"target_session_attrs": "read-write", **parameters}
-        connection = cast(
-            psycopg.Connection, dialect.connect(*args, **_completed(parameters, SESSION))
-        )
+        connection = cast(psycopg.Connection, self._connect(dialect, args, parameters, SESSION))
         try:
             connection.autocommit = True
             self._lock(connection)
@@ -130,6 +128,14 @@ class Postgresql(Dialect):
             connection.close()
             raise
         return cast(DBAPIConnection, connection)
+
+    def _connect(
+        self, dialect: DriverDialect, args: list[Any], parameters: dict[str, Any], session: str
+    ) -> DBAPIConnection:
+        try:
+            return dialect.connect(*args, **_completed(parameters, session))
+        except psycopg.ProgrammingError as error:  # the URL has a parameter that there is not
+            raise StoreUnavailable(f"{self.where}: {self._words(error)}") from None
 
     def _lock(self, connection: psycopg.Connection) -> None:
         try:
@@ -158,6 +164,7 @@ def _engine(url: URL, **pool: Any) -> Engine:
         pool_pre_ping=True,
         pool_timeout=POOL_WAIT_S,
         use_native_hstore=False,
+        paramstyle="format",  # positional, for rows that go to the driver as they are
         **pool,
     )
 

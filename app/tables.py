@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     Index,
     Integer,
@@ -20,11 +21,29 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     false,
     text,
 )
 
 metadata = MetaData()
+
+
+class Words(TypeDecorator[str]):
+    """Text that a user may have written: what one of the databases refuses is replaced in both."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Neither half a surrogate pair, which is no UTF-8, nor NUL, which is none to PostgreSQL."""
+        if value is None:
+            return None
+        return (
+            value.encode("utf-8", "replace")
+            .decode("utf-8")
+            .replace("\0", "\N{REPLACEMENT CHARACTER}")
+        )
 
 
 def _partial_index(name: str, where: Column[bool], *columns: Column[Any]) -> None:
@@ -42,10 +61,10 @@ batches = Table(
         autoincrement=False,
     ),
     Column("id", String(26), nullable=False, unique=True),
-    Column("task", Text, nullable=False),
-    Column("name", Text),
-    Column("labels", Text, nullable=False),
-    Column("options", Text, nullable=False),
+    Column("task", Words, nullable=False),
+    Column("name", Words),
+    Column("labels", Words, nullable=False),
+    Column("options", Words, nullable=False),
     Column("total", Integer, nullable=False),
     Column("created", Double, nullable=False),
     Column("state", String(16), nullable=False),
@@ -56,7 +75,7 @@ batches = Table(
     Column("failed_fast", Boolean, nullable=False, server_default=false()),
     Column("purge", Boolean, nullable=False, server_default=false()),  # gone once it has ended
     Column("stop_requested", Double),
-    Column("stop_reason", Text),
+    Column("stop_reason", Words),
     Column("stop_grace", Double),  # NULL never kills
     Column("stop_settled", Double),
     Column("stop_tasks", Integer, nullable=False, server_default="0"),  # ended, of those that ran
@@ -86,8 +105,8 @@ def _index() -> Column[int]:
 labels = Table(
     "labels",
     metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("value", Words, primary_key=True),
     _serial(),
     sqlite_with_rowid=False,
 )
@@ -143,13 +162,13 @@ notes = Table(
     Column("progress", LargeBinary),
     Column("savepoint", LargeBinary),
     Column("stop_requested", Double),  # of this one task
-    Column("stop_reason", Text),
+    Column("stop_reason", Words),
     Column("stop_grace", Double),
     Column("stop_settled", Double),
     Column("stack_attempt", Integer),
     Column("stack_taken", Double),
     Column("stack_silent", Double),
-    Column("stack", Text),
+    Column("stack", Words),
 )
 
 #: Every state that a batch has been in.
@@ -162,7 +181,7 @@ history = Table(
     Column("run", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("actor", String(16), nullable=False),
-    Column("cause", Text),
+    Column("cause", Words),
     Column("receipt", LargeBinary),  # JSON: of the stop that ended an earlier run
 )
 
@@ -170,7 +189,7 @@ history = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("key", Text, primary_key=True),
+    Column("key", Words, primary_key=True),
     Column("digest", LargeBinary, nullable=False),
     Column("batch", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     sqlite_with_rowid=False,

@@ -8,6 +8,8 @@ look at what came out, and raise HEAD.
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy import Connection, column, inspect, select, table, text
 
 from app.dialect import DatabaseUnusable
@@ -48,6 +50,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _take_steps(connection: Connection, where: str) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells what it is made of
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext

@@ -221,6 +221,12 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(secret: s
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_parameter_that_there_is_not_is_named(url: str) -> None:
+    """A typing error in the URL is the operator's to mend, so it is no traceback."""
+    with pytest.raises(DatabaseUnusable, match='invalid connection option "sslmod"'):
+        opened(f"{url}&sslmod=require")
+
+
 def test_a_password_that_the_driver_shows_is_taken_out(postgresql_server: PostgresqlServer) -> None:
     """The driver's messages are not ours."""
     with pytest.raises(DatabaseUnusable, match=r'database "\*\*\*" does not exist'):

@@ -36,7 +36,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 for number in range(100):
     try:
         with database.writing() as connection:
-            connection.execute(keys.insert(), {"key": number, "digest": bytes(9_000), "batch": 1})
+            connection.execute(keys.insert(), {"key": str(number), "digest": bytes(9_000), "batch": 1})
     except StoreFull as error:
         print(error, "instead of", error.__cause__.orig.sqlite_errorname)
         break
@@ -64,7 +64,9 @@ def opened(path: Path) -> Iterator[Database]:
 def fill(database: Database, mib: int) -> None:
     for number in range(mib):
         with database.writing() as connection:
-            connection.execute(keys.insert(), {"key": number, "digest": bytes(MIB), "batch": 1})
+            connection.execute(
+                keys.insert(), {"key": str(number), "digest": bytes(MIB), "batch": 1}
+            )
 
 
 def setting(database: Database, name: str) -> object:
