@@ -69,7 +69,7 @@ class Sqlite(Dialect):
         return sqlite.insert(table)
 
     def __init__(self, path: Path) -> None:
-        self._path = path.resolve()  # one lock, whatever links lead to the file
+        self._path = Path(os.path.realpath(path))  # one lock, whatever links lead to the file
         self.where = f"the database {str(self._path)!r}"
         self.writer = self._engine(WRITER_PRAGMAS, "BEGIN IMMEDIATE", connections=1)
         self.reader = self._engine(READER_PRAGMAS, "BEGIN", connections=READERS)

@@ -154,7 +154,7 @@ def _programs() -> Path:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
     pytest.fail(
-        "these tests need a PostgreSQL server, version 13 or newer; on Debian and Ubuntu: "
+        "these tests need a PostgreSQL server, version 14 or newer; on Debian and Ubuntu: "
         "apt-get install postgresql (only its programs are used, none has to run)"
     )
 
