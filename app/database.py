@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import URL, Connection, Insert, Table, make_url
-from sqlalchemy import Dialect as DriverDialect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
@@ -75,6 +73,10 @@ class Database:
         with self._explaining(), self._dialect.reader.connect() as connection:
             yield connection
 
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that can be told what to do about rows that are there already."""
+        return self._dialect.insert(table)
+
     def insert_new(self, table: Table) -> Insert:
         """An INSERT that leaves alone the rows whose primary key is there already."""
         return _insert_new(self._dialect.insert, table)
@@ -82,17 +84,6 @@ class Database:
     def upsert(self, table: Table) -> Insert:
         """An INSERT that replaces rows of the same primary key; give it every column."""
         return _upsert(self._dialect.insert, table)
-
-    def upsert_rows(
-        self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]
-    ) -> None:
-        """Execute `upsert` for many rows, each with every column in order, as the driver takes them.
-
-        That takes a third of the time, and nothing is converted: for columns of numbers and bytes.
-        """
-        if rows:
-            statement = _compiled(self.upsert(table), table, self._dialect.writer.dialect)
-            connection.exec_driver_sql(statement, list(rows))
 
     def check(self) -> None:
         """Raises StoreUnavailable if the database cannot be written, or is another service's now."""
@@ -180,8 +171,3 @@ def _upsert(insert: _Inserting, table: Table) -> Insert:
     if not replaced:
         return _insert_new(insert, table)
     return statement.on_conflict_do_update(index_elements=[*table.primary_key], set_=replaced)
-
-
-@cache
-def _compiled(statement: Insert, table: Table, dialect: DriverDialect) -> str:
-    return str(statement.compile(dialect=dialect, column_keys=table.columns.keys()))

@@ -164,7 +164,6 @@ def _engine(url: URL, **pool: Any) -> Engine:
         pool_pre_ping=True,
         pool_timeout=POOL_WAIT_S,
         use_native_hstore=False,
-        paramstyle="format",  # positional, for rows that go to the driver as they are
         **pool,
     )
 

@@ -29,21 +29,26 @@ from sqlalchemy import (
 metadata = MetaData()
 
 
+def storable(words: str | None) -> str | None:
+    """The same without what a database refuses: half a surrogate pair is no UTF-8, and PostgreSQL
+    takes no NUL.
+    """
+    if words is None:
+        return None
+    return (
+        words.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    )
+
+
 class Words(TypeDecorator[str]):
-    """Text that a user may have written: what one of the databases refuses is replaced in both."""
+    """Text that a user may have written, made storable; not where the driver gets rows as they are."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Neither half a surrogate pair, which is no UTF-8, nor NUL, which is none to PostgreSQL."""
-        if value is None:
-            return None
-        return (
-            value.encode("utf-8", "replace")
-            .decode("utf-8")
-            .replace("\0", "\N{REPLACEMENT CHARACTER}")
-        )
+        """Values on their way to the database."""
+        return storable(value)
 
 
 def _partial_index(name: str, where: Column[bool], *columns: Column[Any]) -> None:

@@ -18,7 +18,7 @@ import app.postgresql
 import app.sqlite
 from app.database import Database, DatabaseUnusable, explain
 from app.errors import StoreFull, StoreUnavailable
-from app.tables import batches, history, keys, labels, outcomes
+from app.tables import batches, history, keys, labels
 
 LIMIT_S = 30
 
@@ -93,20 +93,6 @@ def test_what_is_there_already_is_replaced(database: Database) -> None:
         connection.execute(database.upsert(labels), [{"key": "k", "value": "v", "batch": 1}] * 2)
 
     assert kept_in(database) == [("a", 1), ("b", 2), ("c", 2)]
-
-
-def test_many_rows_go_to_the_driver_as_they_are(database: Database) -> None:
-    """Outcomes come by the thousands a second, and the service's threads share one interpreter."""
-    row = (1, 7, 1, 1, "failed", 1, 0.25, 0.5, None, 99, 0, False, b"\0first")
-    better = (1, 7, 2, 1, "succeeded", 1, 0.25, 0.5, 0.75, 99, 0, True, b"\0second")
-    with database.writing() as connection:
-        database.upsert_rows(connection, outcomes, [])
-        database.upsert_rows(connection, outcomes, [row])
-        database.upsert_rows(connection, outcomes, [better, (2, *better[1:])])
-    with database.reading() as connection:
-        found = connection.execute(outcomes.select().order_by("batch")).all()
-
-    assert [tuple(each) for each in found] == [better, (2, *better[1:])]
 
 
 @pytest.mark.parametrize("words", ["a\0b", "a\ud800b"])
