@@ -17,19 +17,19 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._offset_s = round(time.time() - time.monotonic(), 3)
+        self.offset_s = round(time.time() - time.monotonic(), 3)
 
     def now(self) -> float:
         """Monotonic seconds that are a whole millisecond of the day."""
-        return round(time.monotonic() + self._offset_s, 3) - self._offset_s
+        return round(time.monotonic() + self.offset_s, 3) - self.offset_s
 
     def wall(self, moment_s: float) -> float:
         """Seconds since 1970."""
-        return round(moment_s + self._offset_s, 6)
+        return round(moment_s + self.offset_s, 6)
 
     def monotonic(self, wall_s: float) -> float:
         """The monotonic time of such seconds; negative before the machine was started."""
-        return round(wall_s - self._offset_s, 6)
+        return round(wall_s - self.offset_s, 6)
 
     def wall_or_none(self, moment_s: float | None) -> float | None:
         """As `wall`, of a moment that may not have come."""
@@ -41,7 +41,7 @@ class Clock:
 
     def at(self, moment_s: float) -> datetime:
         """The time of day, in whole milliseconds."""
-        microseconds = round((moment_s + self._offset_s) * _MICROSECONDS)
+        microseconds = round((moment_s + self.offset_s) * _MICROSECONDS)
         return _EPOCH + timedelta(milliseconds=microseconds // 1000)
 
     def at_or_none(self, moment_s: float | None) -> datetime | None:

@@ -93,10 +93,10 @@ class BatchActive(QuiesceError):
 
 
 class NothingToResume(QuiesceError):
-    """Every task of the batch ended in a way that a resume leaves alone."""
+    """No task of the batch is in a state that the resume was asked for."""
 
-    def __init__(self, batch_id: str) -> None:
-        super().__init__(f"batch {batch_id!r} has no task that a resume would run again")
+    def __init__(self, batch_id: str, states: Iterable[str]) -> None:
+        super().__init__(f"batch {batch_id!r} has no task that is {' or '.join(states)}")
         self.batch_id = batch_id
 
 

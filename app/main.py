@@ -103,7 +103,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(drain.close)
         stack.enter_context(drain_on_signals(drain))
         await asyncio.to_thread(service.restart)
-        stack.enter_context(_generation(settings, backend, service))
+        backend.release(GENERATION)
         stack.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         yield
 

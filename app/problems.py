@@ -193,7 +193,7 @@ EXAMPLES: Mapping[str, QuiesceError] = {
         errors.IdempotencyKeyReused("5f0c6b1e"),
         errors.IdempotencyKeyInUse("5f0c6b1e"),
         errors.BatchActive("01kapqj7v0e5v8h2m4n6p8r0s2"),
-        errors.NothingToResume("01kapqj7v0e5v8h2m4n6p8r0s2"),
+        errors.NothingToResume("01kapqj7v0e5v8h2m4n6p8r0s2", ["skipped", "stopped"]),
         errors.NoFilter(),
         errors.CursorInvalid(),
         errors.ServiceDraining(10),

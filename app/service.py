@@ -40,9 +40,10 @@ from app.resumption import Resumption
 from app.retention import mark_to_purge
 from app.rows import BatchRow, Cause, Grace, GraceAsked, NewBatchRow, Row
 from app.schemas import BatchView, HistoryView, StopPreview, TaskPage, TaskView
+from app.statements import Values
 from app.stopper import Stopper
 from app.store import Store
-from app.table_rows import PACK_FROM_BYTES, Values, of_segments
+from app.table_rows import PACK_FROM_BYTES, of_segments
 from app.task_stops import TaskStops
 from app.views import (
     INLINE_BYTES,

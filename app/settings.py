@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +27,9 @@ MAX_STOP_WAIT_S = 600.0
 NEVER = "never"
 DATABASES = ("sqlite:///", "postgresql://")
 SECRET = ("database",)  # what was given for these is never shown
+
+_DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*([smhd])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -60,6 +64,13 @@ def _split(value: object) -> object:
 
 def _never(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == NEVER else value
+
+
+def _duration(value: object) -> object:
+    """Seconds, if a number has a unit behind it."""
+    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip().lower())):
+        return float(found[1]) * _UNITS_S[found[2]]
+    return value
 
 
 def _database(value: str | None) -> str | None:
@@ -177,15 +188,12 @@ class Settings(BaseSettings):
         description="Hosts that the example task 'crawl' may ask for pages, separated by commas; "
         "only this machine by default, because anybody who may post a task could ask them.",
     )
-    keep_ended: int = Field(
-        10_000,
-        ge=1,
-        description="Ended batches that are kept; beyond it the one that ended first is dropped.",
-    )
-    keep_ended_bytes: Size = Field(
-        ByteSize(256 * 2**20),
-        description="Memory that ended batches may take with their results, in bytes or with a "
-        "unit; beyond it the one that ended first is dropped. The newest is always kept.",
+    retention: Annotated[float, Field(ge=0, le=36_500 * 86_400), BeforeValidator(_duration)] = (
+        Field(
+            30 * 86_400.0,
+            description="How long a batch is kept after its end, with its results and its "
+            "Idempotency-Key: seconds, or with a unit (90m, 12h, 30d). Default: 30 days.",
+        )
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much is logged to standard error."

@@ -21,7 +21,8 @@ from app.lifecycle import BatchState, TaskState
 from app.queries import Queries
 from app.record import Record
 from app.rows import BatchRow
-from app.table_rows import TableRows, Values
+from app.statements import Values
+from app.table_rows import TableRows
 from app.transaction import Insertion
 from app.writer import Call, Insert, Writer
 

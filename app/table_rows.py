@@ -7,7 +7,6 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sqlalchemy import RowMapping
 
@@ -25,6 +24,7 @@ from app.rows import (
     all_counts,
 )
 from app.schemas import BatchOptions
+from app.statements import Values
 from app.taken import OutcomeRow
 from workers.backend import Remarks
 from workers.items import Items, Segment
@@ -45,7 +45,8 @@ ENDED_STATES = (
 #: What never changes of a batch, and what may.
 GIVEN = ("serial", "id", "task", "name", "labels", "options", "total", "created")
 
-Values = dict[str, Any]
+#: Plain texts: a driver takes its time with those of an enum.
+_STATE_TEXTS = {state: str(state.value) for state in TaskState}
 _write_options = BatchOptions.__pydantic_serializer__.to_json
 _read_options = BatchOptions.__pydantic_validator__.validate_json
 
@@ -135,21 +136,22 @@ class TableRows:
 
     def of_outcome(self, batch: BatchRow, row: OutcomeRow) -> Values:
         """A task that has ended."""
-        outcome, wall = row.outcome, self.clock.wall
+        index, attempt, _, payload, began, ended, noticed, pid, remarks = row.outcome
+        offset_s = self.clock.offset_s
         return {
             "batch": batch.given.serial,
-            "index": outcome.index,
+            "index": index,
             "run": batch.run,
             "number": row.number,
-            "state": row.state.value,
-            "attempt": outcome.attempt,
-            "began": wall(outcome.began),
-            "ended": wall(outcome.ended),
-            "noticed": wall(outcome.noticed) if outcome.noticed else None,
-            "pid": outcome.pid,
-            "remarks": int(outcome.remarks),
+            "state": _STATE_TEXTS[row.state],
+            "attempt": attempt,
+            "began": round(began + offset_s, 6),
+            "ended": round(ended + offset_s, 6),
+            "noticed": round(noticed + offset_s, 6) if noticed else None,
+            "pid": pid,
+            "remarks": int(remarks),
             "is_late": row.is_late,
-            "payload": outcome.payload,
+            "payload": payload,
         }
 
     def outcome(self, values: RowMapping) -> Row:

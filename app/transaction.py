@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Executable, Table, bindparam, delete, update
+from sqlalchemy import Connection, Insert, Table, and_, bindparam, delete, null, update
 
 from app import tables
 from app.database import Database
 from app.rows import NewBatchRow
-from app.table_rows import GIVEN, TableRows, Values, of_labels
+from app.statements import ManyInserts, ManyTimes, Values
+from app.table_rows import GIVEN, TableRows, of_labels
 from app.taken import Taken
 
 
@@ -39,17 +40,17 @@ class Transactions:
     def __init__(self, database: Database, table_rows: TableRows) -> None:
         self._rows = table_rows
         self._insert = {
-            table: database.insert_new(table)
+            table: ManyInserts(database.insert_new(table))
             for table in (
                 tables.batches, tables.labels, tables.segments, tables.outcomes, tables.history,
             )
         }  # fmt: skip
         # The key of a batch that was purged may be used again before its row is gone.
-        self._insert[tables.keys] = database.upsert(tables.keys)
-        self._upsert_note = database.upsert(tables.notes)
-        self._update_batch = _update_batch()
-        self._drop_note = _of_task(delete(tables.notes))
-        self._unstack = _of_task(update(tables.notes).values(stack=None))
+        self._insert[tables.keys] = ManyInserts(database.upsert(tables.keys))
+        self._upsert_note = ManyInserts(database.upsert(tables.notes))
+        self._update_batch = ManyInserts(_update(database))
+        self._drop_note = ManyTimes(_of_task(delete(tables.notes)))
+        self._unstack = ManyTimes(_of_task(update(tables.notes).values(stack=null())))
 
     def insert(self, connection: Connection, insertions: Sequence[Insertion]) -> None:
         """Write new batches."""
@@ -67,25 +68,26 @@ class Transactions:
                 for i in insertions if i.key is not None
             ]),
         ):  # fmt: skip
-            _execute(connection, self._insert[table], values)
+            self._insert[table].execute(connection, values)
 
     def write(self, connection: Connection, taken: Sequence[Taken]) -> None:
         """Write what has changed of batches; of several states of one the last is written."""
         of_outcome, of_note = self._rows.of_outcome, self._rows.of_note
         outcomes = [of_outcome(each.row, row) for each in taken for row in each.outcomes]
-        _execute(connection, self._insert[tables.outcomes], outcomes)
+        self._insert[tables.outcomes].execute(connection, outcomes)
         for each in taken:
             if any(each.notes):
                 serial = each.row.given.serial
                 written, dropped, unstacked = each.notes
                 notes = [of_note(serial, index, note) for index, note in written]
-                _execute(connection, self._upsert_note, notes)
-                _execute(connection, self._drop_note, _keys(serial, dropped))
-                _execute(connection, self._unstack, _keys(serial, unstacked))
-        _execute(connection, self._insert[tables.history], [*self._history(taken)])
+                self._upsert_note.execute(connection, notes)
+                self._drop_note.execute(connection, _keys(serial, dropped))
+                self._unstack.execute(connection, _keys(serial, unstacked))
+        self._insert[tables.history].execute(connection, [*self._history(taken)])
         last = {each.row.given.serial: each.row for each in taken}
-        values = [_renamed(self._rows.of_batch(row)) for row in last.values()]
-        _execute(connection, self._update_batch, values)
+        of_given, of_batch = self._rows.of_given, self._rows.of_batch
+        values = [of_given(row.given) | of_batch(row) for row in last.values()]
+        self._update_batch.execute(connection, values)
 
     def _history(self, taken: Sequence[Taken]) -> Iterator[Values]:
         for each in taken:
@@ -100,29 +102,20 @@ def forget(connection: Connection, serials: Sequence[int]) -> None:
     connection.execute(delete(tables.batches).where(tables.batches.c.serial.in_(serials)))
 
 
-def _execute(connection: Connection, statement: Executable, values: list[Values]) -> None:
-    if values:
-        connection.execute(statement, values)
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
 
 
-def _update_batch() -> Any:
-    """Compare-and-set: within the same run, and never back."""
-    table = tables.batches
-    changing = [column.name for column in table.columns if column.name not in GIVEN]
-    return (
-        update(table)
-        .where(
-            table.c.serial == bindparam("_serial"),
-            table.c.run == bindparam("_run"),
-            table.c.version <= bindparam("_version"),
-        )
-        .values({name: bindparam(f"_{name}") for name in changing})
+def _update(database: Database) -> Insert:
+    """Compare-and-set: within the same run, and never back. The row is there."""
+    table, changing = tables.batches, [n for n in _names(tables.batches) if n not in GIVEN]
+    statement = database.insert(table)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[table.c.serial],
+        set_={name: new[name] for name in changing},
+        where=and_(table.c.run == new.run, table.c.version <= new.version),
     )
-
-
-def _renamed(values: Values) -> Values:
-    """For an UPDATE, whose parameters may not be called like the columns that it sets."""
-    return {f"_{name}": value for name, value in values.items()}
 
 
 def _of_task(statement: Any) -> Any:

@@ -14,7 +14,7 @@ from benchmarks.connection import LIMIT_S, READ_BYTES, connect, parse_reply
 from benchmarks.measurement import MeasurementFailed
 from benchmarks.processes import ROOT
 
-CONNECTIONS = 8
+CONNECTIONS = 16
 
 
 class Load(NamedTuple):

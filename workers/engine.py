@@ -70,8 +70,8 @@ class Engine:
 
     def add(self, job: Job) -> None:
         """Take a batch; one that comes too late ends at once, as stopped."""
-        if self._is_closing:  # it was closed between `submit` and here
-            job.stop()
+        if self._is_closing and (given_up := job.stop()):  # closed between `submit` and here
+            job.listener.ended(given_up)
         self.jobs[job.id] = job
         if job.is_settled:
             self._settle(job)
@@ -161,7 +161,7 @@ class Engine:
         """Tell the listener what has ended for good; put aside what will be tried again."""
         self._begin(job, outcomes[0].began)
         order = job.order
-        if order.retries.max_attempts > 1:
+        if order.retries.max_attempts > 1 or order.begun:
             outcomes = [outcome for outcome in outcomes if not self._is_retried(job, outcome)]
             for outcome in outcomes:
                 job.ended(outcome.index)

@@ -181,8 +181,9 @@ class Job:
         self._free_attempts.pop(index, None)
 
     def _take_up(self, index: int, begun: Begun) -> None:
-        """A task goes on from an earlier run."""
-        self._pending.go_on(index, begun.attempt + 1)
+        """A task goes on from an earlier run, unless it has ended."""
+        if not self._pending.go_on(index, begun.attempt + 1):
+            return
         if begun.savepoint:
             self._savepoints[index] = begun.savepoint
         if begun.failed is not None:
@@ -192,7 +193,8 @@ class Job:
 
     def _unstarted(self, index: int) -> Outcome:
         """A task stopped before it began: its last failure, or no attempt at all."""
-        failed = self._failed.pop(index, None)
+        failed = self._failed.get(index)
+        self.ended(index)
         if failed is not None:
             return failed
         now = monotonic()

@@ -63,16 +63,23 @@ class Pending:
         self._left -= len(indexes)
         return indexes, attempt
 
-    def go_on(self, index: int, attempt: int) -> None:
-        """This one was begun before: it comes before those that never were."""
+    def go_on(self, index: int, attempt: int) -> bool:
+        """This one was begun before: it comes before those that never were; False if it has ended.
+
+        raises  ValueError if there is no such task
+        """
+        if not 0 <= index < self._total:
+            raise ValueError(f"there is no task {index} among {self._total}")
         self._own()
         if not self._ended:
             self._ended = bytearray(self._total)
         elif isinstance(self._ended, bytes):
             self._ended = bytearray(self._ended)
-        if not self._ended[index]:
-            self._ended[index] = 1
-            self._returned.append((index, attempt))
+        if self._ended[index]:
+            return False
+        self._ended[index] = 1
+        self._returned.append((index, attempt))
+        return True
 
     def give_back(self, indexes: Sequence[int], attempt: int) -> None:
         """These were handed out and have not begun: they are next."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 from app.lifecycle import (
     ACTIVE,
@@ -18,6 +25,7 @@ from app.lifecycle import (
 )
 from app.queries import Filter
 from app.rows import Grace
+from app.schemas.requests import TEXT_PATTERN
 from app.service import StopAsk
 from app.settings import MAX_STOP_WAIT_S, NEVER
 
@@ -54,7 +62,8 @@ GraceText = Annotated[
 BatchStates = list[BatchState | Literal["active", "final"]]
 ResumableState = Literal["skipped", "stopped", "killed", "failed"]
 TaskStates = list[TaskState | Literal["active", "final"]]
-Labels = list[Annotated[str, AfterValidator(_split_label)]]
+Text = Annotated[str, StringConstraints(pattern=TEXT_PATTERN)]
+Labels = list[Annotated[Text, AfterValidator(_split_label)]]
 Cursor = Annotated[str | None, Field(max_length=200)]
 
 
@@ -78,7 +87,7 @@ class _StopParameters(_Parameters):
     grace: GraceText | None = None
     """Seconds from the first stop to the kill of what still runs, or `never`. Left out, the batch's
     own. In a repeat it can only be shortened."""
-    reason: Annotated[str | None, Field(max_length=MAX_REASON_CHARS)] = None
+    reason: Annotated[Text | None, Field(max_length=MAX_REASON_CHARS)] = None
     """Why, for the receipt; the first one stays."""
 
     @property
@@ -92,7 +101,7 @@ class _StopParameters(_Parameters):
 class _FilterParameters(_Parameters):
     state: Annotated[BatchStates, Field(max_length=MAX_FILTER_VALUES)] = []
     """States, or `active`, or `final`; repeatable, any of them matches."""
-    task: Annotated[list[str], Field(max_length=MAX_FILTER_VALUES)] = []
+    task: Annotated[list[Text], Field(max_length=MAX_FILTER_VALUES)] = []
     """Task functions; repeatable, any of them matches."""
     label: Annotated[Labels, Field(max_length=MAX_FILTER_VALUES)] = []
     """Labels as `key:value`; repeatable, all of them must match."""
@@ -163,7 +172,9 @@ class TaskListParameters(_Parameters):
         return frozenset(states)
 
 
-BatchId = Annotated[str, Path(description="The batch's `id`.", max_length=200)]
+BatchId = Annotated[
+    str, Path(description="The batch's `id`.", max_length=200, pattern=TEXT_PATTERN)
+]
 TaskIndex = Annotated[int, Path(description="The task's position in `items`.")]
 GetQuery = Annotated[GetParameters, Query()]
 ResumeQuery = Annotated[ResumeParameters, Query()]

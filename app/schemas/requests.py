@@ -25,6 +25,8 @@ def _describe_names(schema: dict[str, Any]) -> None:
     schema["additionalProperties"] = value
 
 
+#: The one character that not every database can keep in a text.
+TEXT_PATTERN = r"^[^\x00]*$"
 #: No colon in a key: the filter `label=key:value` splits at the first one.
 LABEL_KEY_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_./-]{{0,{MAX_LABEL_KEY_CHARS - 1}}}$"
 
@@ -43,7 +45,9 @@ def _never(value: object) -> object:
 Number = BeforeValidator(_number_only)
 Seconds = Annotated[float, Field(ge=0, le=DAY_S, allow_inf_nan=False), Number]
 LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY_PATTERN)]
-LabelValue = Annotated[str, StringConstraints(max_length=MAX_LABEL_VALUE_CHARS)]
+LabelValue = Annotated[
+    str, StringConstraints(max_length=MAX_LABEL_VALUE_CHARS, pattern=TEXT_PATTERN)
+]
 Labels = Annotated[
     dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS, json_schema_extra=_describe_names)
 ]
@@ -115,7 +119,7 @@ class BatchFields(RequestPart):
     task: Annotated[str, Field(min_length=1, max_length=100, examples=["countdown"])]
     """The task to run over every item: a name of `GET /tasks`."""
     name: Annotated[
-        Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS)] | None,
+        Annotated[str, StringConstraints(max_length=MAX_NAME_CHARS, pattern=TEXT_PATTERN)] | None,
         Field(examples=["nightly thumbnails"]),
     ] = None
     """A name for people; need not be unique."""

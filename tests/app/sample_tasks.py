@@ -105,3 +105,17 @@ def look_around(seconds: float, *, stop: StopEvent) -> int:
         looks += 1
         sleep(0.005)
     return looks
+
+
+@task
+def count_up(path: Path, to: int, *, stop: StopEvent, savepoint: Savepoint) -> int:
+    """Append each number to a file, saved as it goes; what was saved is not written again."""
+    at: int = savepoint.load(0)
+    while at < to:
+        if stop.wait(0.02):
+            return at
+        with path.open("a") as file:
+            file.write(f"{at}\n")
+        at += 1
+        savepoint.save(at)
+    return at

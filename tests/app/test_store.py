@@ -88,7 +88,7 @@ def test_what_was_read_stays_the_same_with_another_clock(database: Database) -> 
         first = shown(store, "a")
         at = [store.clock.at(moment) for moment in (first.given.created, first.finished or 0.0)]
     clock = Clock()
-    clock._offset_s += 12345.678
+    clock.offset_s += 12345.678
     with running_store(database, clock) as store:
         again = shown(store, "a")
         stop, stop_again = first.stop, again.stop
@@ -380,7 +380,7 @@ def test_a_batch_goes_on_from_what_the_store_has(store: Store) -> None:
     loaded = reloaded(store, "a")
 
     assert loaded.order.ended == bytes([1, 0, 0, 1, 0])
-    assert {index: tuple(begun) for index, begun in loaded.order.begun.items()} == {
+    assert {index: begun[:3] for index, begun in loaded.order.begun.items()} == {
         1: (1, 0, b""),
         2: (1, 0, b"7"),
         4: (1, 1, b""),
@@ -448,7 +448,7 @@ def test_attempts_of_an_earlier_run_do_not_count_towards_the_limit(store: Store)
     save(store, record)
     resume(store, "a", {T.FAILED})
 
-    assert tuple(reloaded(store, "a").order.begun[0]) == (2, 0, b"5")
+    assert reloaded(store, "a").order.begun[0][:3] == (2, 0, b"5")
 
 
 def test_tasks_that_were_skipped_and_are_not_chosen_stay_so(store: Store) -> None:

@@ -69,6 +69,7 @@ class Batch(Collector):
         self.begun_at: float | None = None
         self.causes: list[StopCause] = []
         self.retried: list[Outcome] = []
+        self.used: list[int] = []  # attempts that counted against the limit, at each retry
         self.progress: list[dict[str, Any]] = []
         self.saves: list[tuple[int, int, Any]] = []  # index, attempt, value
         self.samples: list[StackSample] = []
@@ -86,6 +87,7 @@ class Batch(Collector):
 
     def retrying(self, outcome: Outcome, used: int) -> None:
         self.retried.append(outcome)
+        self.used.append(used)
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
         assert index not in self.outcomes, f"attempt {attempt} has ended"
@@ -186,6 +188,13 @@ class Driver:
         """Every process of the pool, wherever it has moved to, the warden first."""
         found = pids_with_variable(MARK_VARIABLE, self.pool.mark)
         return sorted(found, key=lambda pid: parent_of(pid) != os.getpid())  # pids start again
+
+    def goes_round(self) -> None:
+        """Return once all that was asked of the pool is done, a whole turn of its thread included."""
+        for _ in range(2):
+            turned = threading.Event()
+            self.pool._loop.call(turned.set)
+            assert turned.wait(LIMIT_S), "the pool's thread is stuck"
 
     def is_well(self) -> bool:
         """Whether a good task runs on every worker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from time import perf_counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,56 @@ def test_a_hundred_thousand_drops_take_no_time_to_speak_of() -> None:
     assert hand_out(pending, 100) == [(1, 1)]
 
 
+def test_what_has_ended_is_never_handed_out() -> None:
+    """At the beginning, in the middle, side by side, and at the end."""
+    pending = Pending(10, b"\1\0\0\0\1\1\0\0\1\1")
+
+    assert len(pending) == 5
+    assert not pending.drop(4)
+    assert pending.take(100) == (1, 3)
+    assert indexes(everything(pending)) == [1, 2, 3, 6, 7]
+    assert len(Pending(3, b"\1\1\1")) == 0
+
+
+@pytest.mark.parametrize("ended", [b"\0", b"\0\0\0\0", b"\0\2\1", b"010"])
+def test_a_list_of_what_has_ended_fits_its_batch(ended: bytes) -> None:
+    """One byte for each task, 0 or 1: anything else would skip tasks that are to run."""
+    with pytest.raises(ValueError, match="for each of 3 tasks"):
+        Pending(3, ended)
+
+
+def test_what_began_before_comes_first_and_only_once() -> None:
+    """In the order in which it is named, unless it has ended."""
+    pending = Pending(6, b"\0\1\0\0\0\0")
+    found = [pending.go_on(index, attempt) for index, attempt in ((4, 2), (0, 3), (1, 5), (4, 7))]
+
+    assert found == [True, True, False, False]
+    assert len(pending) == 5
+    assert everything(pending) == [(4, 2), (0, 3), (2, 1), (3, 1), (5, 1)]
+
+
+@pytest.mark.parametrize("index", [-1, 3, 10**9])
+def test_a_task_that_is_not_there_cannot_have_begun(index: int) -> None:
+    """A negative one would otherwise be another task, counted from the end."""
+    with pytest.raises(ValueError, match=f"no task {index} among 3"):
+        Pending(3).go_on(index, 2)
+
+
+def test_a_million_of_which_every_other_has_ended_costs_nothing_before_its_turn() -> None:
+    """A restart goes on with many such batches, and all of them wait for the pool's thread."""
+    count = 1_000_000
+    began = perf_counter()
+    pending = Pending(count, b"\1\0" * (count // 2))
+    first = hand_out(pending, 100)
+    mostly_over = Pending(count, b"\1" * (count - 1) + b"\0")
+    last = hand_out(mostly_over, 100)
+    took_s = perf_counter() - began
+
+    assert (first, last) == ([(1, 1)], [(count - 1, 1)])
+    assert took_s < 1
+    assert len(pending) == count // 2 - 1
+
+
 MOVES = st.one_of(
     st.tuples(st.just("take"), st.integers(1, 5)),
     st.tuples(st.just("drop"), st.integers(-2, 25)),
@@ -115,12 +166,19 @@ MOVES = st.one_of(
 )
 
 
-@given(st.integers(0, 20), st.lists(MOVES, max_size=60))
-def test_it_behaves_like_a_plain_list(total: int, moves: list[tuple[str, int]]) -> None:
+SOME = st.sets(st.integers(0, 19))
+
+
+@given(st.integers(0, 20), SOME, SOME, st.lists(MOVES, max_size=60))
+def test_it_behaves_like_a_plain_list(
+    total: int, ended: set[int], begun: set[int], moves: list[tuple[str, int]]
+) -> None:
     """The same moves on a list of (index, attempt), which is the whole truth but too large."""
-    pending = Pending(total)
-    back: deque[tuple[int, int]] = deque()
-    fresh = list(range(total))
+    pending = Pending(total, bytes(index in ended for index in range(total)) if ended else b"")
+    back = deque((index, 2) for index in range(total) if index in begun - ended)
+    for index, attempt in back:
+        assert pending.go_on(index, attempt)
+    fresh = [index for index in range(total) if index not in ended | begun]
     out: list[tuple[int, int]] = []
     for move, value in moves:
         match move:

@@ -1,0 +1,221 @@
+"""What a restart makes of batches that were cut off, by a deploy and by a crash, over real HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.app.serving import Client, Json, eventually, serving
+from tests.service_process import ServiceProcess
+
+ENDS = pytest.mark.parametrize("end", ["stop", "kill"])
+QUICK = {"QUIESCE_SHUTDOWN_GRACE": "1"}
+
+
+def end_service(service: ServiceProcess, end: str) -> None:
+    """A deploy, or a crash."""
+    getattr(service, end)()
+
+
+def task_of(http: Client, batch: Json, index: int) -> Json:
+    return dict(http.get(f"{batch['links']['tasks']}/{index}").json())
+
+
+def history(http: Client, batch: Json) -> list[tuple[str, str, str | None]]:
+    entries = http.get(batch["links"]["history"]).json()["entries"]
+    return [(entry["state"], entry["actor"], entry["cause"]) for entry in entries]
+
+
+@ENDS
+def test_a_batch_goes_on_after_a_restart_and_finished_tasks_stay_finished(
+    tmp_path: Path, end: str
+) -> None:
+    """A deploy loses no work; neither does a crash."""
+    with serving(tmp_path, **QUICK) as (service, http):
+        items = [{"number": 1}, {"number": 2}]
+        done = http.submit("noop", items)
+        before = http.look(done, wait=20)
+        batch = http.submit("wait_for_stop", [{}, {}, {}])
+        http.running(batch, 2)
+        end_service(service, end)
+    with serving(tmp_path, **QUICK) as (_, http):
+        assert http.look(done) == before
+        seen = http.running(batch, 2)
+        assert (seen["state"], seen["counts"]["pending"]) == ("running", 1)
+        assert seen["created_at"] == batch["created_at"]
+        stopped = http.stop(batch).json()
+        assert (stopped["state"], stopped["counts"]["stopped"]) == ("stopped", 2)
+        told = [state for state, _, _ in history(http, batch)]
+
+    assert told == ["queued", "running", "interrupted", "queued", "running", "stopping", "stopped"]
+
+
+@ENDS
+def test_a_task_that_was_running_is_a_new_attempt_from_its_savepoint(
+    tmp_path: Path, end: str
+) -> None:
+    """What it had saved it does not do again, and the restart has not used up its only attempt."""
+    log = tmp_path / "log"
+    with serving(tmp_path, **QUICK) as (service, http):
+        batch = http.submit("count_up", [{"path": str(log), "to": 60}])
+        eventually(lambda: log.exists() and len(log.read_text().splitlines()) > 15)
+        end_service(service, end)
+        written = len(log.read_text().splitlines())
+    with serving(tmp_path, **QUICK) as (_, http):
+        ended = http.look(batch, wait=60)
+        task = task_of(http, batch, 0)
+
+    numbers = [int(line) for line in log.read_text().splitlines()]
+    assert (ended["state"], task["result"], task["attempt"]) == ("succeeded", 60, 2)
+    assert sorted(set(numbers)) == list(range(60))
+    # After a crash, at most what the last tenth of a second had saved is done twice.
+    assert len(numbers) - 60 <= (0 if end == "stop" else 15)
+    assert 15 < written <= len(numbers)
+
+
+@ENDS
+def test_a_batch_that_is_not_to_go_on_has_stopped(tmp_path: Path, end: str) -> None:
+    """`on_interruption: stop`."""
+    with serving(tmp_path, **QUICK) as (service, http):
+        options = {"on_interruption": "stop"}
+        batch = http.submit("wait_for_stop", [{}, {}, {}], options=options)
+        http.running(batch, 2)
+        eventually(lambda: task_of(http, batch, 0)["attempt"])
+        end_service(service, end)
+    with serving(tmp_path, **QUICK) as (_, http):
+        ended = http.look(batch)
+        counts = ended["counts"]
+
+    assert ended["state"] == "stopped"
+    assert counts["skipped"] >= 1
+    assert sum(counts.values()) == 3
+    assert counts["pending"] == counts["running"] == 0
+    assert ended["stop"]["reason"] in ("the service is shutting down", "the service went down")
+
+
+def test_a_batch_that_was_stopping_at_the_crash_has_stopped(tmp_path: Path) -> None:
+    """Somebody had asked, and was told 202."""
+    with serving(tmp_path, **QUICK) as (service, http):
+        batch = http.submit("never_look", [{}, {}, {}])
+        http.running(batch, 2)
+        reply = http.stop(batch, wait=0.3, reason="enough")
+        assert reply.status_code == 202
+        service.kill()
+    with serving(tmp_path, **QUICK) as (_, http):
+        ended = http.look(batch)
+        receipt = http.stop(batch).json()
+
+    assert ended["state"] == receipt["state"] == "stopped"
+    assert ended["stop"]["reason"] == "enough"
+    assert ended["counts"]["skipped"] + ended["counts"]["killed"] == 3
+    assert len(ended["stop"]["tasks"]) == ended["counts"]["killed"]
+
+
+def test_what_was_answered_before_a_crash_is_answered_after_it(tmp_path: Path) -> None:
+    """Times, results, receipts and pages, byte for byte."""
+    links = ("self", "tasks", "results", "history")
+    with serving(tmp_path, **QUICK) as (service, http):
+        batches = [
+            http.submit("noop", [{"number": n} for n in range(5)], name="a", labels={"x": "y"}),
+            http.submit("fail", [{}], options={"retries": {"max_attempts": 2, "backoff": 0}}),
+            http.submit("wait_for_stop", [{}, {}]),
+        ]
+        for batch in batches[:2]:
+            http.look(batch, wait=20)
+        http.running(batches[2], 2)
+        http.stop(batches[2], reason="why")
+        before = {b["id"]: [http.get(b["links"][at]).content for at in links] for b in batches}
+        listed = http.get("/batches").content
+        service.kill()
+    with serving(tmp_path, **QUICK) as (_, http):
+        after = {b["id"]: [http.get(b["links"][at]).content for at in links] for b in batches}
+        listed_after = http.get("/batches").content
+
+    assert after == before
+    assert listed_after == listed
+
+
+def test_a_key_survives_a_crash(tmp_path: Path) -> None:
+    """The client that never got its answer is the one that needs it."""
+    body = {"task": "noop", "items": [{"number": 1}]}
+    key = {"Idempotency-Key": "one-and-only"}
+    with serving(tmp_path, **QUICK) as (service, http):
+        first = http.post("/batches", json=body, headers=key)
+        service.kill()
+    with serving(tmp_path, **QUICK) as (_, http):
+        again = http.post("/batches", json=body, headers=key)
+        other = http.post("/batches", json=body | {"name": "x"}, headers=key)
+        listed = http.get("/batches").json()["batches"]
+
+    assert (again.status_code, again.content) == (202, first.content)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert other.status_code == 422
+    assert len(listed) == 1
+
+
+def test_ids_sort_after_those_before_a_restart(tmp_path: Path) -> None:
+    """Pages are made by them."""
+    with serving(tmp_path) as (_, http):
+        first = http.submit("noop")
+    with serving(tmp_path) as (_, http):
+        second = http.submit("noop")
+
+    assert second["id"] > first["id"]
+
+
+def test_a_batch_whose_task_is_gone_rests_until_it_is_back(tmp_path: Path) -> None:
+    """A deploy without one module must not lose what waits for it; it can be stopped all the same."""
+    with serving(tmp_path, **QUICK) as (_, http):
+        kept, given_up = http.submit("wait_for_stop"), http.submit("wait_for_stop")
+        http.running(kept)
+    with serving(tmp_path, **QUICK, QUIESCE_TASKS="workers.examples") as (service, http):
+        assert http.look(kept)["state"] == "interrupted"
+        assert "there is no task 'wait_for_stop'" in service.stderr()
+        stopped = http.stop(given_up, reason="not any more").json()
+        assert (stopped["state"], stopped["stop"]["reason"]) == ("stopped", "not any more")
+    with serving(tmp_path, **QUICK) as (_, http):
+        http.running(kept)
+        assert http.look(given_up)["state"] == "stopped"
+        http.stop(kept)
+
+
+def test_no_task_runs_while_those_of_the_service_before_still_do(tmp_path: Path) -> None:
+    """One generation at a time: two of them would write the same files."""
+    with serving(tmp_path, QUIESCE_SHUTDOWN_GRACE="3") as (service, http):
+        batch = http.submit("never_look", [{"seconds": 60}])
+        http.running(batch)
+        old = psutil.Process(service.pid).children(recursive=True)
+        service.kill()
+        assert any(process.is_running() for process in old)
+    with serving(tmp_path, QUIESCE_SHUTDOWN_GRACE="3") as (_, http):
+        ready = http.get("/health/ready")
+        accepted = http.submit("noop")
+        waiting = http.look(accepted)
+        old_ones = [process for process in old if process.is_running()]
+        assert old_ones
+        assert (ready.status_code, waiting["counts"]["pending"]) == (503, 1)
+        assert any("before this one" in reason for reason in ready.json()["reasons"])
+        assert http.look(accepted, wait=60)["state"] == "succeeded"
+        assert not [process for process in old_ones if process.is_running()]
+        assert http.get("/health/ready").status_code == 200
+        http.running(batch)
+        http.stop(batch, grace=0)
+
+
+def test_the_warden_of_a_service_that_was_killed_with_it_leaves_nothing(tmp_path: Path) -> None:
+    """Then nobody gives a grace: the next service starts at once, and finds nothing running."""
+    with serving(tmp_path, QUIESCE_SHUTDOWN_GRACE="30") as (service, http):
+        batch = http.submit("never_look", [{}])
+        http.running(batch)
+        family = psutil.Process(service.pid).children(recursive=True)
+        for process in (psutil.Process(service.pid), *family):
+            os.kill(process.pid, signal.SIGKILL)
+        service.process.wait()
+    with serving(tmp_path) as (_, http):
+        http.running(batch)
+        assert not [process for process in family if process.is_running()]
+        http.stop(batch, grace=0)
