@@ -119,8 +119,9 @@ class Database:
             raise StoreUnavailable(
                 f"{self._dialect.where} is too busy: all waited in vain"
             ) from error
-        except DBAPIError as error:
-            if (ours := self._dialect.explain(error.orig)) is None:
+        except Exception as error:
+            driver_error = error.orig if isinstance(error, DBAPIError) else error
+            if (ours := self._dialect.explain(driver_error)) is None:
                 raise
             raise ours from error
 

@@ -128,7 +128,7 @@ class Notes:
 
     def sample(self, index: int, attempt: int, sample: StackSample) -> None:
         """Keep where a task was; a later attempt's stack replaces an earlier one's."""
-        text = sample.stack[:MAX_STACK_CHARS].replace("\0", " ")  # not every database keeps it
+        text = sample.stack[:MAX_STACK_CHARS]
         self._change(index, stack=StackRow(attempt, sample.taken, sample.silent_s, text))
         self._stack_chars += len(text) - self._stacks.pop(index, 0)
         self._stacks[index] = len(text)

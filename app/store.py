@@ -70,6 +70,7 @@ class Store:
         self._database = database
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quiesce-reader")
         self.writer = Writer(database, self.rows, on_written=on_written, on_tick=on_tick)
+        self._fresh: list[Insert] = []
         self._serials = count(self.ask(self.queries.last_serial) + 1)
         self.last_id = self.ask(self.queries.last_id)  # of those that were there at the start
 
@@ -118,8 +119,15 @@ class Store:
             self.totals.created += 1
             accepted()
 
-        self.writer.insert(Insert(insertion, committed, reply))
+        if not self._fresh:
+            reply.get_loop().call_soon(self._hand_over)
+        self._fresh.append(Insert(insertion, committed, reply))
         await reply
+
+    def _hand_over(self) -> None:
+        """Wake the writer once for all that one turn of the event loop has brought."""
+        fresh, self._fresh = self._fresh, []
+        self.writer.insert(fresh)
 
     async def write(
         self, write: Callable[[Connection], T], done: Callable[[T], None] | None = None

@@ -25,6 +25,7 @@ from app.rows import (
 )
 from app.schemas import BatchOptions
 from app.statements import Values
+from app.tables import storable
 from app.taken import OutcomeRow
 from workers.backend import Remarks
 from workers.items import Items, Segment
@@ -65,7 +66,7 @@ class TableRows:
             "serial": given.serial,
             "id": given.id,
             "task": given.task,
-            "name": given.name,
+            "name": storable(given.name),
             "labels": json.dumps(dict(given.labels)) if given.labels else "{}",
             "options": _write_options(given.options).decode(),
             "total": given.total,
@@ -89,7 +90,7 @@ class TableRows:
             "failed_fast": row.failed_fast,
             "purge": row.is_to_purge,
             "stop_requested": None if stop is None else wall(stop.requested),
-            "stop_reason": None if stop is None else stop.reason,
+            "stop_reason": None if stop is None else storable(stop.reason),
             "stop_grace": None if stop is None else stop.grace_s,
             "stop_settled": None if stop is None else wall(stop.settled),
             "stop_tasks": row.stopped_tasks,
@@ -183,13 +184,13 @@ class TableRows:
             "progress": note.progress,
             "savepoint": note.savepoint,
             "stop_requested": None if stop is None else wall(stop.requested),
-            "stop_reason": None if stop is None else stop.reason,
+            "stop_reason": None if stop is None else storable(stop.reason),
             "stop_grace": None if stop is None else stop.grace_s,
             "stop_settled": None if stop is None else wall(stop.settled),
             "stack_attempt": None if stack is None else stack.attempt,
             "stack_taken": None if stack is None else wall(stack.taken),
             "stack_silent": None if stack is None else stack.silent_s,
-            "stack": None if stack is None else stack.text,
+            "stack": None if stack is None else storable(stack.text),
         }
 
     def note(self, values: RowMapping) -> Note:
@@ -233,7 +234,7 @@ class TableRows:
             "run": row.run,
             "state": row.state.value,
             "actor": row.cause.actor.value,
-            "cause": row.cause.reason,
+            "cause": storable(row.cause.reason),
             "receipt": row.receipt,
         }
 

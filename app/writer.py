@@ -104,7 +104,7 @@ class Writer:
         self._database = database
         self._transactions = Transactions(database, table_rows)
         self._on_written, self._on_tick = on_written, on_tick
-        self._queue: SimpleQueue[Record | Insert | Call | None] = SimpleQueue()
+        self._queue: SimpleQueue[Record | list[Insert] | Call | None] = SimpleQueue()
         self._gathering: deque[tuple[float, Record]] = deque()
         self._owed: list[tuple[Record, Taken]] = []  # of a transaction that failed
         self._to_forget: list[int] = []  # refused, and perhaps written all the same
@@ -136,9 +136,9 @@ class Writer:
             if is_first:
                 self._queue.put(None)
 
-    def insert(self, insert: Insert) -> None:
-        """Write a new batch."""
-        self._queue.put(insert)
+    def insert(self, inserts: list[Insert]) -> None:
+        """Write new batches."""
+        self._queue.put(inserts)
 
     def call(self, call: Call) -> None:
         """Write something else."""
@@ -200,15 +200,15 @@ class Writer:
             return max(0.0, self._gathering[0][0] - monotonic())
         return TICK_S
 
-    def _add(self, lot: Lot, work: Record | Insert | Call | None) -> None:
+    def _add(self, lot: Lot, work: Record | list[Insert] | Call | None) -> None:
         if isinstance(work, Record):
             work.is_marked = False  # first: what comes from here on is marked again
             taken = work.take(max(1, MOST_OUTCOMES - lot.outcomes))
             lot.add(work, taken)
             if not taken.is_whole:
                 self.mark(work)
-        elif isinstance(work, Insert):
-            lot.inserts.append(work)
+        elif isinstance(work, list):
+            lot.inserts += work
         elif work is not None:
             lot.calls.append(work)
 

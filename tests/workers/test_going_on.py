@@ -101,9 +101,9 @@ def test_an_ordinary_task_beside_it_is_told_what_it_has_used(
 
 def test_what_is_kept_of_an_earlier_run_goes_with_its_task(workers: Driver, fifo: Path) -> None:
     """Also where nothing is retried; the rest would be handed out one by one for ever."""
-    begun = {0: Begun(2, 0, b"1"), 1: Begun(2, 1, b"1", FAILED)}
-    items = [{"path": ""}, {"path": ""}, {"path": str(fifo)}]
-    batch = workers.submit("wait_if_path", items, begun=begun)
+    begun = {index: Begun(2, 0, b"1", FAILED._replace(index=index)) for index in (0, 1, 3)}
+    items = [{"path": path} for path in ("", "", str(fifo), "")]
+    batch = workers.submit("wait_if_path", items, ended=b"\0\0\0\1", begun=begun)
     eventually(lambda: len(batch.outcomes) == 2)
     job = workers.pool._engine.jobs[batch.id]
 

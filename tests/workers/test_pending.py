@@ -118,7 +118,7 @@ def test_what_has_ended_is_never_handed_out() -> None:
     assert len(Pending(3, b"\1\1\1")) == 0
 
 
-@pytest.mark.parametrize("ended", [b"\0", b"\0\0\0\0", b"\0\2\1", b"010"])
+@pytest.mark.parametrize("ended", [b"\0", b"\0\0\0\0", b"\0\2\1", b"\0\2\1\0", b"010"])
 def test_a_list_of_what_has_ended_fits_its_batch(ended: bytes) -> None:
     """One byte for each task, 0 or 1: anything else would skip tasks that are to run."""
     with pytest.raises(ValueError, match="for each of 3 tasks"):
