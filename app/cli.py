@@ -21,7 +21,7 @@ _METAVARS = {
     "host": "ADDRESS", "port": "NUMBER", "tasks": "MODULE,...", "data_dir": "FOLDER",
     "grace": "SECONDS|never", "shutdown_grace": "SECONDS", "stop_wait": "SECONDS",
     "max_worker_rss": "SIZE", "files_root": "FOLDER", "crawl_hosts": "HOST,...",
-    "log_level": "LEVEL",
+    "database": "URL", "retention": "SECONDS|30d", "log_level": "LEVEL",
 }  # fmt: skip
 
 
@@ -47,7 +47,9 @@ def _serve(options: dict[str, Any]) -> int:
     except SettingsInvalid as error:
         return _fail(EXIT_BAD_SETTINGS, error.messages)
     # Only now: the help and a misspelt setting need no web framework.
+    from app.database import DatabaseUnusable
     from app.datadir import DataDirUnusable
+    from app.errors import StoreFull, StoreUnavailable
     from app.main import create_app
     from app.server import PortUnusable, serve, set_up_logging
     from workers.errors import CatalogError, PoolStartError
@@ -59,7 +61,14 @@ def _serve(options: dict[str, Any]) -> int:
         return _fail(EXIT_BAD_SETTINGS, [f"{variable('tasks')} / {option('tasks')}: {error}"])
     try:
         serve(app, settings)
-    except (PortUnusable, DataDirUnusable, PoolStartError) as error:
+    except (
+        PortUnusable,
+        DataDirUnusable,
+        DatabaseUnusable,
+        StoreFull,
+        StoreUnavailable,
+        PoolStartError,
+    ) as error:
         return _fail(EXIT_START_FAILED, [str(error)])
     return 0
 

@@ -59,13 +59,16 @@ def batch_view(**members: Any) -> BatchView:
         "labels": {"team": "média"},
         "state": "running",
         "total": 0,
+        "run": 1,
         "counts": Counts(**COUNTS),
         "options": BatchOptions(),
         "created_at": NOW,
         "started_at": None,
         "stop": None,
         "finished_at": None,
-        "links": BatchLinks(self="/b", tasks="/b/tasks", results="/b/results"),
+        "links": BatchLinks(
+            self="/b", tasks="/b/tasks", results="/b/results", history="/b/history"
+        ),
     }
     return BatchView(**known | members)
 
