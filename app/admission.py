@@ -40,10 +40,11 @@ class Admission:
 
     def admit(self, record: Record, order: Order) -> None:
         """Run a batch, or what is left of it; one that comes too late goes on after a restart."""
+        record.listen(self._backlog.added)
         result = AsyncResult(StoredOutcomes(self._store, record))
         entry = Entry(record, result, self._backend)
         self._registry.add(entry)
-        recorder = Recorder(entry, self._store, self._registry, self._stopper, self._backlog)
+        recorder = Recorder(entry, self._store, self._registry, self._stopper)
         try:
             self._backend.submit(order, recorder)
         except PoolClosed:
@@ -62,8 +63,9 @@ class Admission:
     def end(self, loaded: Loaded, cause: Cause) -> None:
         """End a batch as stopped, of which nothing runs."""
         now, record = monotonic(), loaded.record
+        record.listen(self._backlog.added)
         record.request_stop(now, cause, Grace.DEFAULT)
-        self._backlog.reported(record.append(loaded.cut_short(now)))
+        record.append(loaded.cut_short(now))
         self.settle(record)
 
     def settle(self, record: Record) -> None:

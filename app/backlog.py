@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from app.taken import Appended
 from workers.backend import Backend
 
 #: Outcomes, and bytes of their payloads, that may wait to be written.
@@ -25,9 +24,9 @@ class Backlog:
     def __len__(self) -> int:
         return self._outcomes
 
-    def reported(self, appended: Appended) -> None:
-        """These will have to be written."""
-        self._count(appended.outcomes, appended.payload_bytes)
+    def added(self, outcomes: int, payload_bytes: int) -> None:
+        """So many will have to be written."""
+        self._count(outcomes, payload_bytes)
 
     def written(self, outcomes: int, payload_bytes: int) -> None:
         """So many have been."""

@@ -69,7 +69,7 @@ def glance_at(record: Record, backend: Backend) -> Glance:
     batch_id = row.given.id
     pages = [task for task in backend.running(batch_id) if not record.has_ended(task.index)]
     ending = [_as_running(outcome) for outcome in record.first_unshown(MOST_ENDING)]
-    count = len(pages) + max(len(ending), len(record.unshown))
+    count = len(pages) + max(len(ending), record.count_unshown)
     pending = row.counts[TaskState.PENDING]
     return Glance(
         row.with_running(min(count, pending)),

@@ -8,8 +8,9 @@ from dataclasses import replace
 from itertools import islice
 
 from app.leaving import GOES_DOWN, Leaving
-from app.lifecycle import BATCH_MOVES, FINAL, Actor, BatchState, TaskState, batch_end, task_state
+from app.lifecycle import BATCH_MOVES, FINAL, Actor, BatchState, batch_end
 from app.notes import NO_CHANGES, Notes
+from app.outcome_log import Added, OutcomeLog
 from app.rows import (
     BatchRow,
     Cause,
@@ -17,18 +18,14 @@ from app.rows import (
     HistoryRow,
     NewBatchRow,
     Note,
+    Row,
     StopRow,
     all_counts,
 )
-from app.taken import Appended, OutcomeRow, Taken
+from app.taken import Taken
 from workers.backend import Ending, Outcome, Remarks, RunningTask, StackSample
 
 _UNDER_WAY = frozenset({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING})
-_STATES = {
-    noticed: {ending: task_state(ending, noticed) for ending in Ending} for noticed in (False, True)
-}
-_ENDED = 1
-_OPEN = frozenset({TaskState.PENDING, TaskState.RUNNING})
 _BY_CLIENT = Cause(Actor.CLIENT)
 _BY_WORKER = Cause(Actor.WORKER)
 _BY_SERVICE = Cause(Actor.SERVICE)
@@ -42,7 +39,6 @@ class Record:
     """
 
     __slots__ = (
-        "_counts",
         "_events",
         "_failed_fast",
         "_history",
@@ -50,29 +46,24 @@ class Record:
         "_leaving",
         "_lock",
         "_notes",
-        "_number",
+        "_outcomes",
         "_run",
         "_settled",
         "_started",
         "_state",
-        "_states",
         "_stop",
-        "_stopped_tasks",
         "_told",
-        "_unsaved",
         "_version",
         "given",
         "is_marked",
         "is_noted",
-        "payload_bytes",
         "shown",
-        "unshown",
     )
 
     def __init__(self, given: NewBatchRow) -> None:
         """A batch that is accepted now."""
         counts = all_counts({}, given.total, is_final=False)
-        self._take_on(BatchRow(given, BatchState.QUEUED, counts, version=0))
+        self._take_on(BatchRow(given, BatchState.QUEUED, counts, version=0), None)
         self._note_state(given.created, _BY_CLIENT)
 
     @classmethod
@@ -86,29 +77,21 @@ class Record:
         events  rows that there are of its history
         """
         record = cls.__new__(cls)
-        record._take_on(row)
-        record._states = ended
+        record._take_on(row, ended)
         record._events = events
         if notes:
             record._notes = Notes(notes)
         return record
 
-    def _take_on(self, row: BatchRow) -> None:
+    def _take_on(self, row: BatchRow, ended: bytearray | None) -> None:
         self.given = row.given
         self.shown = row  # as the store has it; only the writer assigns it
-        #: Tasks whose end the store does not have yet, by index: they are shown as running.
-        self.unshown: dict[int, Outcome] = {}
-        self.payload_bytes = row.payload_bytes
         self.is_marked = self.is_noted = False  # the writer will look, at once or soon
         self._lock = threading.Lock()
         self._state, self._run, self._version = row.state, row.run, row.version
         self._started, self._stop, self._settled = row.started, row.stop, row.finished
         self._failed_fast, self._is_to_purge = row.failed_fast, row.is_to_purge
-        self._stopped_tasks, self._number = row.stopped_tasks, row.ended_tasks
-        ended = {state: count for state, count in row.counts.items() if count}
-        self._counts = {s: n for s, n in ended.items() if s not in _OPEN}  # of what was taken
-        self._states: bytearray | None = None  # made when the first task has ended
-        self._unsaved: list[Outcome] = []
+        self._outcomes = OutcomeLog(row, ended)
         self._notes: Notes | None = None  # most batches need none
         self._history: list[HistoryRow] = []
         self._events = 0
@@ -129,6 +112,10 @@ class Record:
     def has_settled(self) -> bool:
         """Whether nothing of it runs any more, whether or not the store knows."""
         return self._settled is not None
+
+    def listen(self, on_added: Added) -> None:
+        """Have `on_added` hear of each outcome that is to be written; before there is any."""
+        self._outcomes.on_added = on_added
 
     # --- what users ask ---------------------------------------------------------------------------
 
@@ -172,7 +159,7 @@ class Record:
             raise IndexError(index)
         with self._lock:
             known = None if self._notes is None else self._notes.stop_of(index)
-            has_ended = self._settled is not None or self._has_ended(index)
+            has_ended = self._settled is not None or self._outcomes.has_ended(index)
             # The outcome of a stopped task may be here while something it left is still ended.
             if has_ended and (known is None or known.settled is not None):
                 return None
@@ -217,18 +204,18 @@ class Record:
         with self._lock:
             self._begin(at)
 
-    def append(self, outcomes: Sequence[Outcome]) -> Appended:
-        """Tasks have ended: each of them once."""
+    def append(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Tasks have ended; gives the outcomes that came for tasks that had ended before."""
         with self._lock:
             if self._leaving is not None:
                 outcomes = self._leaving.sort_out(outcomes, self._noted())
-            appended = self._append(outcomes)
+            refused = self._append(outcomes)
             if self._started is None or self._state is BatchState.QUEUED:
                 # Over so soon that nobody announced its begin.
                 ran = [outcome.began for outcome in outcomes if outcome.attempt]  # 0: skipped
                 if ran:
                     self._begin(min(ran))
-        return appended
+        return refused
 
     def retry(self, outcome: Outcome, used: int) -> None:
         """An attempt failed, and there will be another; `used` count against the limit."""
@@ -239,7 +226,7 @@ class Record:
     def begun(self, task: RunningTask) -> bool:
         """A task has run for a while; whether that was news."""
         with self._lock:
-            return not self._has_ended(task.index) and self._noted().begun(task)
+            return not self._outcomes.has_ended(task.index) and self._noted().begun(task)
 
     def progress(self, index: int, text: bytes) -> None:
         """A running task reported its progress."""
@@ -259,10 +246,10 @@ class Record:
     def settle_task_stop(self, index: int, now: float) -> None:
         """Nothing of a stopped task runs, or will: without an outcome it was dropped before."""
         with self._lock:
-            if self._settled is None and not self._has_ended(index):
+            if self._settled is None and not self._outcomes.has_ended(index):
                 never = Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
                 self._append([never])
-            self._noted().settle_stop(index, now, has_ended=self._has_ended(index))
+            self._noted().settle_stop(index, now, has_ended=self._outcomes.has_ended(index))
             self._version += 1
 
     def settle(self, now: float) -> bool:
@@ -273,7 +260,7 @@ class Record:
             self._settled = now
             if self._notes is not None:
                 for index in self._notes.stopped():
-                    has_ended = self._has_ended(index) or self._leaving is None
+                    has_ended = self._outcomes.has_ended(index) or self._leaving is None
                     self._notes.settle_stop(index, now, has_ended=has_ended)
             return True
 
@@ -287,11 +274,10 @@ class Record:
     def take(self, most: int) -> Taken:
         """What the store does not have yet, at most so many outcomes; what follows waits for them."""
         with self._lock:
-            some = self._unsaved[:most]
-            del self._unsaved[:most]
-            rows = self._numbered(some)
+            stop = self._stop
+            rows = self._outcomes.take(most, None if stop is None else stop.requested)
             self._version += bool(rows)
-            is_whole = not self._unsaved
+            is_whole = self._outcomes.is_taken
             if is_whole and self._settled is not None and self._state in _UNDER_WAY:
                 self._finish(self._settled)
             notes = NO_CHANGES if self._notes is None else self._notes.take()
@@ -306,40 +292,36 @@ class Record:
         with self._lock:
             if taken.row.version >= self.shown.version:
                 self.shown = taken.row
-            for row in taken.outcomes:
-                self.unshown.pop(row.outcome.index, None)
+            self._outcomes.written(taken.outcomes)
 
     def has_ended(self, index: int) -> bool:
         """Whether a task has an outcome, whether or not the store knows."""
         with self._lock:
-            return self._has_ended(index)
+            return self._outcomes.has_ended(index)
 
     def first_unshown(self, limit: int) -> list[Outcome]:
         """Tasks whose end the store does not have yet, at most so many."""
         with self._lock:
-            return [*islice(self.unshown.values(), limit)]
+            return [*islice(self._outcomes.unshown.values(), limit)]
+
+    @property
+    def count_unshown(self) -> int:
+        """How many there are."""
+        return len(self._outcomes.unshown)
+
+    def stopped(self, count: int) -> list[Row] | None:
+        """The first so many tasks that ran when the stop came, if they are at hand."""
+        with self._lock:
+            stopped = self._outcomes.stopped
+            return stopped[:count] if len(stopped) >= count else None
 
     # --- under the lock ---------------------------------------------------------------------------
 
-    def _append(self, outcomes: Sequence[Outcome]) -> Appended:
-        states = self._states
-        if states is None:
-            states = self._states = bytearray(self.given.total)
-        refused, fresh, size = [], [], 0
-        for outcome in outcomes:
-            index = outcome[0]
-            if states[index]:
-                refused.append(outcome)
-                continue
-            states[index] = _ENDED
-            fresh.append(outcome)
-            size += len(outcome[3])
-        self.unshown.update([(outcome[0], outcome) for outcome in fresh])
-        self._unsaved += fresh
-        self.payload_bytes += size
+    def _append(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        fresh, refused = self._outcomes.add(outcomes)
         if self._notes is not None:
             self._notes.ended(fresh)
-        return Appended(len(fresh), size, refused)
+        return refused
 
     def _stay(self) -> None:
         """Somebody stops it while the service goes down: what ended then has ended for good."""
@@ -347,27 +329,12 @@ class Record:
         if leaving is not None and leaving.kept_back:
             self._append(leaving.kept_back)
 
-    def _numbered(self, outcomes: Sequence[Outcome]) -> list[OutcomeRow]:
-        """Rows for these, counted."""
-        rows, counts, number = [], self._counts, self._number
-        requested = None if self._stop is None else self._stop.requested
-        for number, outcome in enumerate(outcomes, self._number):
-            state = _STATES[outcome.noticed > 0][outcome.ending]
-            is_late = requested is not None and outcome.ended >= requested and outcome.attempt > 0
-            rows.append(OutcomeRow(outcome, state, number, is_late))
-            counts[state] = counts.get(state, 0) + 1
-            self._stopped_tasks += is_late
-        if rows:
-            self._number = number + 1
-        return rows
-
     def _finish(self, now: float) -> None:
         """Give it its final state, or none if the service goes down under it."""
-        is_over = sum(self._counts.values()) == self.given.total
-        if self._leaving is not None and not is_over:
+        if self._leaving is not None and not self._outcomes.is_complete:
             self._move(now, _UNDER_WAY, BatchState.INTERRUPTED, GOES_DOWN)
             return
-        counts = all_counts(self._counts, self.given.total, is_final=True)
+        counts = self._outcomes.counts(is_final=True)
         end = batch_end(counts, was_stopped=self._stop is not None, failed_fast=self._failed_fast)
         self._move(now, _UNDER_WAY, end, _BY_SERVICE)
         if self._stop is not None:
@@ -378,21 +345,18 @@ class Record:
         return BatchRow(
             self.given,
             self._state,
-            all_counts(self._counts, self.given.total, is_final=is_final),
+            self._outcomes.counts(is_final=is_final),
             self._started,
             self._settled if is_final else None,
             self._stop,
             self._version,
-            self._number,
-            self.payload_bytes,
+            self._outcomes.number,
+            self._outcomes.payload_bytes,
             self._run,
-            self._stopped_tasks,
+            self._outcomes.stopped_tasks,
             self._failed_fast,
             self._is_to_purge,
         )
-
-    def _has_ended(self, index: int) -> bool:
-        return self._states is not None and self._states[index] == _ENDED
 
     def _noted(self) -> Notes:
         if self._notes is None:

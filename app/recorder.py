@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from time import monotonic
 
-from app.backlog import Backlog
 from app.lifecycle import Actor
 from app.registry import Entry, Registry
 from app.rows import Cause, Grace
@@ -31,7 +30,7 @@ class Recorder:
     What it is told goes into the batch's record at once, and is shown once the store has it.
     """
 
-    __slots__ = ("_backlog", "_entry", "_record", "_registry", "_stopper", "_store")
+    __slots__ = ("_entry", "_record", "_registry", "_stopper", "_store")
 
     def __init__(
         self,
@@ -39,11 +38,10 @@ class Recorder:
         store: Store,
         registry: Registry,
         stopper: Stopper,
-        backlog: Backlog,
     ) -> None:
         self._entry, self._record = entry, entry.record
         self._store, self._registry = store, registry
-        self._stopper, self._backlog = stopper, backlog
+        self._stopper = stopper
 
     def begun(self, at: float) -> None:
         self._record.begin(at)
@@ -52,9 +50,7 @@ class Recorder:
     def ended(self, outcomes: Sequence[Outcome]) -> None:
         for first in range(0, len(outcomes), OUTCOMES_PER_LOCK):
             some = outcomes[first : first + OUTCOMES_PER_LOCK]
-            appended = self._record.append(some)
-            self._backlog.reported(appended)
-            for refused in appended.refused:
+            for refused in self._record.append(some):
                 log.error("batch %s: second end of task %s", self._record.given.id, refused)
         self._store.mark(self._record)
 

@@ -194,10 +194,7 @@ class Service:
         """The body for a batch that was looked at."""
         row, stop, results, queries = glance.row, None, None, self.store.queries
         if row.stop is not None:
-            ended: list[Row] = []
-            if row.stopped_tasks:
-                ended = await self.store.read(queries.stopped, row, STOP_TASKS)
-            stop = self.views.stop(glance, row.stop, ended)
+            stop = self.views.stop(glance, row.stop, await self._stopped(glance))
         if with_results and may_be_inline(row):
             rows: list[Row] = []
             if row.ended_tasks:
@@ -424,6 +421,15 @@ class Service:
         self._admission.end(loaded, Cause(Actor.CLIENT, ask.reason))
         await self.store.saved(loaded.record)
         return Glance(loaded.record.shown, loaded.record)
+
+    async def _stopped(self, glance: Glance) -> list[Row]:
+        """The first tasks that ran when the stop of the batch came, and have ended."""
+        row, record = glance.row, glance.record
+        count = min(row.stopped_tasks, STOP_TASKS)
+        at_hand = [] if not count else None if record is None else record.stopped(count)
+        if at_hand is not None:
+            return at_hand
+        return await self.store.read(self.store.queries.stopped, row, count)
 
     def _glance_at_row(self, row: BatchRow, wanted: Filter) -> Glance | None:
         """One of a list; None if it does not match any more."""

@@ -11,14 +11,6 @@ from app.rows import BatchRow, HistoryRow
 from workers.backend import Outcome
 
 
-class Appended(NamedTuple):
-    """What became of outcomes that were reported."""
-
-    outcomes: int  # that are to be written
-    payload_bytes: int  # of those
-    refused: Sequence[Outcome]  # their task had ended before
-
-
 class OutcomeRow(NamedTuple):
     """A task that has ended, as it is written."""
 
