@@ -239,6 +239,12 @@ class Backend(Protocol):
     def release(self, why: str) -> None:
         """One reason less to hand out no task."""
 
+    def keep(self, descriptor: int) -> None:
+        """Keep a copy of this open file until no task can run, whatever becomes of this process.
+
+        raises  PoolClosed, OSError if there is no descriptor left
+        """
+
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""
 

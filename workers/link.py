@@ -82,6 +82,13 @@ class WardenLink:
         except OSError:
             pass
 
+    def keep(self, descriptor: int) -> None:
+        """Have the warden keep a file open until its end; one that cannot take it is of no use."""
+        try:
+            wire.send(self.end, {"do": "keep"}, [descriptor])
+        except OSError:  # gone, or soon to be replaced
+            self._process.kill()
+
     def nudge(self) -> None:
         """Continue a warden that somebody has stopped."""
         self._process.send_signal(signal.SIGCONT)

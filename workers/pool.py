@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable
 
@@ -81,6 +82,17 @@ class Pool:
     def release(self, why: str) -> None:
         """One reason less to hand out no task."""
         self._loop.call(self._engine.release, why)
+
+    def keep(self, descriptor: int) -> None:
+        """Keep a copy of this open file until no task can run, whatever becomes of this process.
+
+        Every warden has one besides the pool's own. Raises PoolClosed, OSError.
+        """
+        if self._is_closed:
+            raise PoolClosed("the pool keeps no file any more")
+        copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        self.staff.kept.append(copy)
+        self._loop.call(self.staff.hand_on, copy)
 
     def running(self, batch_id: str) -> list[RunningTask]:
         """The batch's tasks that have begun and not ended, read from the workers' pages."""

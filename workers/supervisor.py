@@ -67,6 +67,7 @@ class Supervisor:
         self.workers: dict[int, WorkerProcess] = {}
         self.restarts = 0
         self.degraded: dict[str, str] = {}
+        self.kept: list[int] = []  # what every warden keeps open; added to by `Pool.keep`
         self.gap_book = GapBook()
         self.events = Events(manager_address(self.folder), self.authkey)
 
@@ -90,6 +91,8 @@ class Supervisor:
             log.exception("the warden could not be started")
             self._try_again("warden", f"the warden cannot be started: {error}", self.start)
             return
+        for descriptor in list(self.kept):  # before the first fork
+            self._link.keep(descriptor)
         self._loop.watch(self._link.end.fileno(), READ, lambda _: self._hear())
 
     def ready(self, worker: WorkerProcess) -> None:
@@ -128,6 +131,11 @@ class Supervisor:
         if self._link is not None:
             self._link.nudge()
 
+    def hand_on(self, descriptor: int) -> None:
+        """The present warden keeps this file open, too."""
+        if self._link is not None:
+            self._link.keep(descriptor)
+
     def prepare_close(self) -> None:
         """Start nothing any more."""
         self._is_closing = True
@@ -136,6 +144,8 @@ class Supervisor:
         """End every process and remove the folder. After the loop has ended; blocks."""
         if self._link is not None:
             self._link.close()
+        while self.kept:  # not before the warden has gone
+            os.close(self.kept.pop())
         self.events.close()
         for worker in self.workers.values():
             self.gap_book.retire(worker.number)

@@ -62,6 +62,7 @@ class Warden:
         self._manager: int | None = None
         self._manager_due: float | None = None
         self._lifeline = -1
+        self._kept: list[int] = []  # open until the end of this process, and only in it
         self._signals, self._wakeup = socket.socketpair()
         self._selector = selectors.DefaultSelector()
 
@@ -100,6 +101,9 @@ class Warden:
             case "manager":
                 self._lifeline = descriptors[0]
                 self._start_manager()
+            case "keep":
+                [kept] = descriptors  # with none left to have, it ends here, and is replaced
+                self._kept.append(kept)
             case "fork":
                 self._start_worker(message["worker"], Pipes(*descriptors))
             case "freeze" | "thaw" | "kill" as action:
@@ -192,7 +196,8 @@ class Warden:
             self._selector.close()
             for end in (self._service, self._signals, self._wakeup):
                 end.close()
-            for descriptor in (*foreign, *(child.page for child in self._children.values())):
+            pages = (child.page for child in self._children.values())
+            for descriptor in (*foreign, *self._kept, *pages):
                 os.close(descriptor)
             body()
         except BaseException:  # noqa: BLE001  # nothing may return into the warden's loop
