@@ -22,7 +22,7 @@ log = logging.getLogger("quiesce.generation")
 HOLD = "generation"
 FILE_NAME = "generation"
 TRY_EVERY_S = 0.01
-#: Between two kills of what does not end, and after an error.
+#: After a kill, if it was not enough, and after an error.
 AGAIN_AFTER_S = 1.0
 #: What a warden may take besides the grace and the longest critical section.
 MARGIN_S = 5.0
@@ -77,14 +77,18 @@ class Generation:
     # --- the thread's own -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._take_over()
-                return
-            except Exception as error:  # it may pass; a pool that is held for ever must say why
-                log.exception("%s cannot be had", self._path)
-                self._reason = _waits_because(f"{self._path}: {error}")
-                self._closing.wait(AGAIN_AFTER_S)
+        while not self._closing.is_set() and not self._try():
+            self._closing.wait(AGAIN_AFTER_S)
+
+    def _try(self) -> bool:
+        """Whether there is nothing left to do: the pool is released, or this is closed."""
+        try:
+            self._take_over()
+        except Exception as error:  # it may pass; a pool that is held for ever must say why
+            log.exception("%s cannot be locked", self._path)
+            self._reason = _waits_because(f"{self._path}: {error}")
+            return False
+        return True
 
     def _take_over(self) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -104,48 +108,43 @@ class Generation:
         if last is not None and last.mark == self._own.mark:
             last = None  # an earlier try of this one had come as far as that
         while not self._closing.is_set():
-            is_locked = _try_lock(descriptor)
-            if is_locked and self._end(last):
-                return True
-            pause_s = AGAIN_AFTER_S if is_locked else self._be_patient_with(last)
+            pause_s = AGAIN_AFTER_S
+            if _try_lock(descriptor):
+                # A warden that is killed lets go of the lock before its workers are dead.
+                if last is None or self._end(last):
+                    return True
+            elif not self._is_overdue(last):
+                pause_s = TRY_EVERY_S
+            elif last is not None:
+                self._end(last)
             self._closing.wait(pause_s)
         return False
 
-    def _be_patient_with(self, last: Holder | None) -> float:
-        """Another has the lock: kill what is left of it after its limit; when to try again."""
+    def _is_overdue(self, last: Holder | None) -> bool:
+        """Whether the holder of the lock should have been gone by now."""
         now = monotonic()
-        limit_s = (last or self._own).limit_s
         if self._due is None:
-            self._due = now + limit_s
-            self._reason = (
-                "tasks of the service before this one still run; "
-                f"what is left of them after {limit_s:.0f} s is killed"
+            log.warning(
+                "tasks of the service before this one still run; none begins before they end"
             )
-        if now < self._due:
-            return TRY_EVERY_S
-        if last is None:
-            self._reason = (
-                f"something of the service before this one still holds {self._path}, "
-                "which does not say what is to be killed"
-            )
-            return TRY_EVERY_S
-        log.warning("tasks of the service before this one have not ended in time, and are killed")
-        self._due = now + AGAIN_AFTER_S
-        self._end(last)
-        return TRY_EVERY_S
+            self._due = now + (last or self._own).limit_s
+        left_s = self._due - now
+        if left_s > 0:
+            self._reason = _waits_because(f"what is left of them in {left_s:.0f} s is killed")
+            return False
+        what = "says not whose" if last is None else "stays so although all of them were killed"
+        self._reason = _waits_because(f"{self._path} is locked, and {what}")
+        return True
 
-    def _end(self, last: Holder | None) -> bool:
-        """Kill every process of the last holder; whether none is left.
-
-        Also when its lock is free: a warden that is killed lets go of it before its workers are dead.
-        """
-        if last is None:
-            return True
+    def _end(self, last: Holder) -> bool:
+        """Kill every process of the last holder; whether none is left."""
+        found = pids_with_variable(MARK_VARIABLE, last.mark)
+        if found:
+            log.warning("processes of the service before this one are killed: %s", found)
         end_marked(MARK_VARIABLE, last.mark, SWEEPS)
         left = pids_with_variable(MARK_VARIABLE, last.mark)
         if left:
-            pids = ", ".join(map(str, left))
-            self._reason = f"processes of the service before this one cannot be ended: {pids}"
+            self._reason = f"processes of the service before this one cannot be ended: {left}"
         return not left
 
 
@@ -165,11 +164,11 @@ def _read(descriptor: int) -> Holder | None:
     """Who had the lock last; None if nobody had, or it cannot be read."""
     try:
         record = json.loads(os.pread(descriptor, _MAX_RECORD_BYTES, 0))
-        last = Holder(record["mark"], float(record["grace"]), float(record["max_shield"]))
+        mark, *times = record["mark"], float(record["grace"]), float(record["max_shield"])
     except (ValueError, TypeError, LookupError, OverflowError):
         return None
-    is_sound = isinstance(last.mark, str) and last.mark and math.isfinite(last.limit_s)
-    return last if is_sound and min(last.grace_s, last.max_shield_s) >= 0 else None
+    is_sound = isinstance(mark, str) and mark and all(0 <= time < math.inf for time in times)
+    return Holder(mark, *times) if is_sound else None
 
 
 def _write(descriptor: int, own: Holder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
+from app.generation import Generation
 from app.service import Service
 from workers.backend import WorkerState
 
@@ -21,10 +22,12 @@ def reasons_not_alive(service: Service) -> list[str]:
     return [f"the pool's thread has not gone round for {stale_s:.0f} s"]
 
 
-def reasons_not_ready(service: Service) -> list[str]:
+def reasons_not_ready(service: Service, generation: Generation) -> list[str]:
     """Why the service should get no traffic now."""
     view = service.backend.view()
     reasons = ["the service is shutting down"] if service.is_draining else []
     if not any(worker.state in _WORKS for worker in view.workers):
         reasons.append("no worker is ready")
+    if generation.reason is not None:
+        reasons.append(generation.reason)
     return reasons + list(view.degraded) + service.store.troubles

@@ -48,7 +48,7 @@ BATCH_MOVES: Mapping[BatchState, frozenset[BatchState]] = {
     B.QUEUED: frozenset({B.RUNNING, B.STOPPING, B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.RUNNING: frozenset({B.STOPPING, B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
     B.STOPPING: frozenset({B.SUCCEEDED, B.FAILED, B.STOPPED, B.INTERRUPTED}),
-    B.INTERRUPTED: frozenset({B.QUEUED, B.STOPPED}),
+    B.INTERRUPTED: frozenset({B.QUEUED, B.STOPPING}),
     B.SUCCEEDED: frozenset(),
     B.FAILED: frozenset(),
     B.STOPPED: frozenset(),

@@ -20,6 +20,7 @@ from app.datadir import lock_data_dir
 from app.docs import router as docs_router
 from app.draft import IntakeLimits
 from app.drain import Drain
+from app.generation import HOLD, Generation, Holder
 from app.idempotency import Keys
 from app.marks import RunningMarks
 from app.openapi import install as install_openapi
@@ -37,8 +38,6 @@ from workers.catalog import Catalog
 from workers.examples import HOSTS_VARIABLE, ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings
 
-#: Why the pool is held at first: the tasks of the service before this one may still run.
-GENERATION = "generation"
 #: At the end, how long the store may take to write what there is.
 STORE_LIMIT_S = 10.0
 #: In the order in which their routes are tried.
@@ -95,7 +94,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(database.close)
         backend = Pool(_pool_settings(settings))
         service, retention = _assemble(app, settings, backend, database)
-        backend.hold(GENERATION)
+        own = Holder(backend.mark, settings.shutdown_grace, settings.max_shield)
+        generation = app.state.generation = Generation(settings.data_dir, backend, own)
+        backend.hold(HOLD)
         service.store.start()
         stack.push_async_callback(asyncio.to_thread, service.store.close, STORE_LIMIT_S)
         await asyncio.to_thread(backend.start)
@@ -103,7 +104,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(drain.close)
         stack.enter_context(drain_on_signals(drain))
         await asyncio.to_thread(service.restart)
-        backend.release(GENERATION)
+        generation.start()
+        stack.callback(generation.close)
         stack.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         yield
 

@@ -44,6 +44,8 @@ _NEXT_STEPS = {
     "stop_batch": "Stop it.",
     "list_tasks_of_batch": "See what became of each task.",
     "stream_results": "Read the results so far.",
+    "get_history": "See what happened to it.",
+    "resume_batch": "Once it was stopped, let it go on.",
 }
 
 

@@ -115,5 +115,6 @@ class OutcomeLog:
 
 
 def _without_payload(row: OutcomeRow) -> Row:
-    index, attempt, _, _, began, ended, noticed, pid, remarks = row.outcome
+    index, attempt, _, _, *times, pid, remarks = row.outcome
+    began, ended, noticed = (round(moment, 6) for moment in times)  # as the store keeps them
     return Row(index, row.state, attempt, began, ended, noticed, pid, remarks, b"")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 
 from app.leaving import GOES_DOWN, Leaving
-from app.lifecycle import BATCH_MOVES, FINAL, Actor, BatchState, batch_end
+from app.lifecycle import ACTIVE, BATCH_MOVES, FINAL, Actor, BatchState, batch_end
 from app.notes import NO_CHANGES, Notes
 from app.outcome_log import Added, OutcomeLog
 from app.rows import (
@@ -131,11 +131,12 @@ class Record:
 
         A repeat changes nothing but the grace, and can only shorten it.
         """
+        now = _on_grid(now)
         with self._lock:
             if self._settled is not None:
                 return None
             if self._stop is None:
-                self._move(now, _UNDER_WAY, BatchState.STOPPING, cause)
+                self._move(now, ACTIVE, BatchState.STOPPING, cause)
                 stop = self.given.first_stop(now, cause.reason, grace_s)
                 self._failed_fast = failed_fast
                 self._stay()
@@ -163,7 +164,7 @@ class Record:
             # The outcome of a stopped task may be here while something it left is still ended.
             if has_ended and (known is None or known.settled is not None):
                 return None
-            stop = known or self._stop or self.given.first_stop(now, reason, grace_s)
+            stop = known or self._stop or self.given.first_stop(_on_grid(now), reason, grace_s)
             stop = stop.joined(grace_s)
             self._noted().stop(index, stop)
             self._version += 1
@@ -257,7 +258,7 @@ class Record:
         with self._lock:
             if self._settled is not None:
                 return False
-            self._settled = now
+            self._settled = now = _on_grid(now)
             if self._notes is not None:
                 for index in self._notes.stopped():
                     has_ended = self._outcomes.has_ended(index) or self._leaving is None
@@ -365,7 +366,7 @@ class Record:
 
     def _begin(self, at: float) -> None:
         if self._started is None:
-            self._started = at
+            self._started = _on_grid(at)
             self._version += 1
         self._move(at, {BatchState.QUEUED}, BatchState.RUNNING, _BY_WORKER)
 
@@ -383,3 +384,8 @@ class Record:
         self._version += 1
         self._history.append(HistoryRow(self._events, at, self._run, self._state, cause))
         self._events += 1
+
+
+def _on_grid(moment: float) -> float:
+    """A time as the store keeps it, so that what is shown now is what will be shown."""
+    return round(moment, 6)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from app.errors import BatchNotFound, CursorInvalid, RequestInvalid, TaskRecordNotFound
+from app.errors import (
+    BatchNotFound,
+    CursorInvalid,
+    RequestInvalid,
+    StoreFull,
+    StoreUnavailable,
+    TaskRecordNotFound,
+)
 from app.problems import responses_for
 from app.routes.parameters import BatchId, StopTaskQuery, TaskIndex, TaskListQuery
 from app.routes.replies import RETRY_AFTER, TASK_LOCATION, answer, send, service_of, wait_of
@@ -18,7 +25,7 @@ router = APIRouter(tags=["batches"])
     response_class=Response,
     responses={
         200: answer("A page of the batch's tasks, in index order.", TaskPage),
-        **responses_for(BatchNotFound, RequestInvalid, CursorInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, CursorInvalid, StoreUnavailable),
     },
 )
 async def list_tasks_of_batch(
@@ -34,7 +41,9 @@ async def list_tasks_of_batch(
     response_class=Response,
     responses={
         200: answer("The task.", TaskView),
-        **responses_for(BatchNotFound, TaskRecordNotFound, RequestInvalid),
+        **responses_for(
+            BatchNotFound, TaskRecordNotFound, RequestInvalid, StoreFull, StoreUnavailable
+        ),
     },
 )
 async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskIndex) -> Response:
@@ -53,7 +62,9 @@ async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskInde
             TaskView,
             {"Location": TASK_LOCATION, "Retry-After": RETRY_AFTER},
         ),
-        **responses_for(BatchNotFound, TaskRecordNotFound, RequestInvalid),
+        **responses_for(
+            BatchNotFound, TaskRecordNotFound, RequestInvalid, StoreFull, StoreUnavailable
+        ),
     },
 )
 async def stop_task_of_batch(

@@ -24,6 +24,8 @@ from app.errors import (
     NotJsonMediaType,
     RequestInvalid,
     ServiceDraining,
+    StoreFull,
+    StoreUnavailable,
     UnknownTask,
 )
 from app.glance import Glance
@@ -71,7 +73,7 @@ IfNoneMatch = Annotated[
         ),
         **responses_for(
             BodyNotJson, BodyTooLarge, NotJsonMediaType, BodyEncoded, RequestInvalid, UnknownTask,
-            IdempotencyKeyInUse, IdempotencyKeyReused, ServiceDraining,
+            IdempotencyKeyInUse, IdempotencyKeyReused, ServiceDraining, StoreFull, StoreUnavailable,
         ),
     },
 )  # fmt: skip
@@ -109,7 +111,7 @@ async def create_batch(request: Request) -> Response:
     response_class=Response,
     responses={
         200: answer("A page of batches, newest first.", BatchList),
-        **responses_for(RequestInvalid, CursorInvalid),
+        **responses_for(RequestInvalid, CursorInvalid, StoreUnavailable),
     },
 )
 async def list_batches(request: Request, query: ListQuery) -> Response:
@@ -126,7 +128,7 @@ async def list_batches(request: Request, query: ListQuery) -> Response:
     responses={
         200: answer("The batch, with small results inline.", BatchView, {"ETag": ETAG}),
         304: answer("Nothing has changed since that `ETag`.", headers={"ETag": ETAG}),
-        **responses_for(BatchNotFound, RequestInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
     },
 )
 async def get_batch(
@@ -154,7 +156,7 @@ async def get_batch(
             BatchView,
             {"Location": LOCATION, "Retry-After": RETRY_AFTER},
         ),
-        **responses_for(BatchNotFound, RequestInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
     },
 )
 async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> Response:
@@ -182,7 +184,7 @@ async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> R
         202: answer(
             "Some stops go on: those in `pending`.", StopList, {"Retry-After": RETRY_AFTER}
         ),
-        **responses_for(RequestInvalid, NoFilter),
+        **responses_for(RequestInvalid, NoFilter, StoreFull, StoreUnavailable),
     },
 )
 async def stop_batches(request: Request, query: StopManyQuery) -> Response:
@@ -201,7 +203,7 @@ async def stop_batches(request: Request, query: StopManyQuery) -> Response:
     response_class=Response,
     responses={
         200: answer("What a stop would do; nothing, if the batch has ended.", StopPreview),
-        **responses_for(BatchNotFound, RequestInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
     },
 )
 async def preview_stop(request: Request, batch_id: BatchId) -> Response:
@@ -214,7 +216,7 @@ async def preview_stop(request: Request, batch_id: BatchId) -> Response:
     response_class=Response,
     responses={
         200: answer("Every state the batch has been in.", HistoryView),
-        **responses_for(BatchNotFound, RequestInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
     },
 )
 async def get_history(request: Request, batch_id: BatchId) -> Response:
@@ -230,7 +232,7 @@ async def get_history(request: Request, batch_id: BatchId) -> Response:
         202: answer("Queued again, in its next run.", BatchView, {"Location": LOCATION}),
         **responses_for(
             BatchNotFound, BatchActive, NothingToResume, UnknownTask, RequestInvalid,
-            ServiceDraining,
+            ServiceDraining, StoreFull, StoreUnavailable,
         ),
     },
 )  # fmt: skip
@@ -253,7 +255,7 @@ async def resume_batch(request: Request, batch_id: BatchId, query: ResumeQuery) 
             "description": "One line for each task that has ended by now, in index order.",
             "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ResultLine"}}},
         },
-        **responses_for(BatchNotFound, RequestInvalid),
+        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
     },
 )
 async def stream_results(request: Request, batch_id: BatchId) -> Response:

@@ -54,7 +54,7 @@ async def get_live(request: Request) -> Response:
 )
 async def get_ready(request: Request) -> Response:
     """Whether the service should get traffic: not while it starts, drains or is degraded."""
-    reasons = reasons_not_ready(service_of(request))
+    reasons = reasons_not_ready(service_of(request), request.app.state.generation)
     if reasons:
         raise NotReady(reasons)
     return send(_OK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, SkipValidation, WithJsonSchema
+from pydantic import Field, SkipValidation
 from pydantic.json_schema import SkipJsonSchema
 
 from app.lifecycle import Actor, BatchState, TaskState
@@ -16,7 +16,6 @@ from app.schemas.view import Spliced, View
 BATCH_ID = "01kapqj7v0e5v8h2m4n6p8r0s2"
 _AT = datetime.fromisoformat("2026-11-22T14:30:00Z")
 _LATER = datetime.fromisoformat("2026-11-22T14:30:02.004Z")
-_OF_STOP = WithJsonSchema({"$ref": "#/components/schemas/StopView"})
 
 
 class Counts(View):
@@ -153,7 +152,7 @@ class HistoryEntry(View):
     """Who brought it about: a `client`, a `worker` (by what its tasks did), or the `service`."""
     cause: Annotated[str | None, Field(examples=["wrong input files"])]
     """Why, where there is something to say."""
-    receipt: Annotated[bytes | None, SkipValidation, _OF_STOP, Spliced()] = None
+    receipt: Annotated[SkipValidation[StopView | SkipJsonSchema[None]], Spliced()] = None
     """Where a resume began: the stop that had ended the run before, as its receipt was."""
 
 

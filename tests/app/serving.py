@@ -47,7 +47,7 @@ class Client(httpx.Client):
 def serving(folder: Path, *options: str, **env: Any) -> Iterator[tuple[ServiceProcess, Client]]:
     """A service with two workers and a client for it."""
     with (
-        running_service(folder, *options, QUIESCE_TASKS=TASKS, **env) as service,
+        running_service(folder, *options, **{"QUIESCE_TASKS": TASKS} | env) as service,
         Client(base_url=service.url, timeout=CLIENT_LIMIT_S) as client,
     ):
         yield service, client

@@ -90,6 +90,8 @@ def test_every_operation_is_there_with_a_short_name(document: Json) -> None:
         "GET /batches/{batch_id}/tasks/{index}": "get_task_of_batch",
         "DELETE /batches/{batch_id}/tasks/{index}": "stop_task_of_batch",
         "GET /batches/{batch_id}/stop-preview": "preview_stop",
+        "GET /batches/{batch_id}/history": "get_history",
+        "POST /batches/{batch_id}/resume": "resume_batch",
         "GET /batches/{batch_id}/results": "stream_results",
         "GET /tasks": "list_tasks",
         "GET /tasks/{name}": "get_task",
@@ -121,7 +123,7 @@ def test_the_problems_of_a_post_are_all_described(document: Json) -> None:
     """What `read_draft` can raise is what the operation says, and nothing else."""
     responses = document["paths"]["/batches"]["post"]["responses"]
 
-    assert set(responses) == {"202", "400", "409", "413", "415", "422", "500", "503"}
+    assert set(responses) == {"202", "400", "409", "413", "415", "422", "500", "503", "507"}
     assert set(responses["503"]["headers"]) == set(responses["409"]["headers"]) == {"Retry-After"}
     assert set(responses["202"]["headers"]) == {"Location", "Idempotency-Replayed"}
     assert set(responses["202"]["links"]) == {
@@ -130,6 +132,8 @@ def test_the_problems_of_a_post_are_all_described(document: Json) -> None:
         "stop_batch",
         "list_tasks_of_batch",
         "stream_results",
+        "get_history",
+        "resume_batch",
     }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,6 +22,11 @@ def end_service(service: ServiceProcess, end: str) -> None:
 
 def task_of(http: Client, batch: Json, index: int) -> Json:
     return dict(http.get(f"{batch['links']['tasks']}/{index}").json())
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended, reaped or not."""
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
 def history(http: Client, batch: Json) -> list[tuple[str, str, str | None]]:
@@ -185,25 +189,24 @@ def test_a_batch_whose_task_is_gone_rests_until_it_is_back(tmp_path: Path) -> No
 
 def test_no_task_runs_while_those_of_the_service_before_still_do(tmp_path: Path) -> None:
     """One generation at a time: two of them would write the same files."""
-    with serving(tmp_path, QUIESCE_SHUTDOWN_GRACE="3") as (service, http):
-        batch = http.submit("never_look", [{"seconds": 60}])
-        http.running(batch)
+    grace = {"QUIESCE_SHUTDOWN_GRACE": "8"}
+    with serving(tmp_path, **grace) as (service, old_http):
+        batch = old_http.submit("never_look", [{"seconds": 60}])
+        old_http.running(batch)
         old = psutil.Process(service.pid).children(recursive=True)
         service.kill()
-        assert any(process.is_running() for process in old)
-    with serving(tmp_path, QUIESCE_SHUTDOWN_GRACE="3") as (_, http):
-        ready = http.get("/health/ready")
-        accepted = http.submit("noop")
-        waiting = http.look(accepted)
-        old_ones = [process for process in old if process.is_running()]
-        assert old_ones
-        assert (ready.status_code, waiting["counts"]["pending"]) == (503, 1)
-        assert any("before this one" in reason for reason in ready.json()["reasons"])
-        assert http.look(accepted, wait=60)["state"] == "succeeded"
-        assert not [process for process in old_ones if process.is_running()]
-        assert http.get("/health/ready").status_code == 200
-        http.running(batch)
-        http.stop(batch, grace=0)
+        with serving(tmp_path, **grace) as (_, http):
+            ready = http.get("/health/ready")
+            accepted = http.submit("noop")
+            waiting = http.look(accepted)
+            assert alive(old)
+            assert (ready.status_code, waiting["counts"]["pending"]) == (503, 1)
+            assert any("before this one" in reason for reason in ready.json()["reasons"])
+            assert http.look(accepted, wait=60)["state"] == "succeeded"
+            assert not alive(old)
+            assert http.get("/health/ready").status_code == 200
+            http.running(batch)
+            http.stop(batch, grace=0)
 
 
 def test_the_warden_of_a_service_that_was_killed_with_it_leaves_nothing(tmp_path: Path) -> None:
@@ -212,10 +215,11 @@ def test_the_warden_of_a_service_that_was_killed_with_it_leaves_nothing(tmp_path
         batch = http.submit("never_look", [{}])
         http.running(batch)
         family = psutil.Process(service.pid).children(recursive=True)
-        for process in (psutil.Process(service.pid), *family):
-            os.kill(process.pid, signal.SIGKILL)
-        service.process.wait()
+        service.kill()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     with serving(tmp_path) as (_, http):
         http.running(batch)
-        assert not [process for process in family if process.is_running()]
+        assert not alive(family)
         http.stop(batch, grace=0)

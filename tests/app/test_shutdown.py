@@ -62,8 +62,8 @@ def test_a_shutdown_serves_until_everybody_has_an_answer(tmp_path: Path, number:
         refused = http.post("/batches", json={"task": "noop", "items": [{}]})
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
         assert refused.json()["type"].endswith(":draining")
-        ended = eventually(lambda: http.look(patient), lambda b: b["state"] == "stopped")
-        assert ended["stop"]["reason"] == "the service is shutting down"
+        ended = eventually(lambda: http.look(patient), lambda b: b["state"] == "interrupted")
+        assert (ended["counts"]["pending"], ended["stop"]) == (1, None)
         assert service.wait() == 0
         join()
 

@@ -13,7 +13,7 @@ from app.database import Database
 from app.errors import BatchActive, NothingToResume
 from app.glance import Glance
 from app.lifecycle import CUT_SHORT, Actor, BatchState, TaskState
-from app.queries import Filter
+from app.queries import Filter, Page
 from app.record import Record
 from app.resumption import Resumption
 from app.retention import forget_some, mark_to_purge
@@ -272,10 +272,12 @@ def test_tasks_are_found_beyond_the_first_span(store: Store) -> None:
     record.append([outcome(index) for index in range(9_000)])
     record.append([outcome(9_500, Ending.RAISED)])
     save(store, record)
-    find = partial(store.ask, store.queries.page, Glance(record.shown, record))
 
-    failed = find(frozenset({T.FAILED}), 0, 10, MUCH)
-    pending = find(frozenset({T.PENDING}), 0, 2, MUCH)
+    def find(states: set[TaskState], limit: int) -> Page:
+        glance = Glance(record.shown, record)
+        return store.ask(store.queries.page, glance, states, 0, limit, MUCH)
+
+    failed, pending = find({T.FAILED}, 10), find({T.PENDING}, 2)
     assert [task.index for task in failed.tasks] == [9_500]
     assert [task.index for task in pending.tasks] == [9_000, 9_001]
     assert pending.following == 9_002
@@ -580,7 +582,6 @@ def test_a_batch_that_has_not_ended_is_never_forgotten(store: Store) -> None:
 
 def test_nothing_is_left_of_a_forgotten_batch(store: Store, database: Database) -> None:
     """In turns, so that others can write in between; nobody sees half of it."""
-
     record = insert(store, new("a", 12_000, team="x"), key=("k", b"1"))
     record.append([outcome(index) for index in range(12_000)])
     record.progress(3, b"{}")
