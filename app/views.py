@@ -163,18 +163,19 @@ class Views:
 
     def history(self, batch_id: str, rows: Sequence[HistoryRow]) -> HistoryView:
         """Every state that a batch has been in."""
-        entries = [
-            HistoryEntry.model_construct(
-                at=self._clock.at(row.at),
-                run=row.run,
-                state=row.state,
-                actor=row.cause.actor,
-                cause=row.cause.reason,
-                receipt=row.receipt,
-            )
-            for row in rows
-        ]
+        entries = [self._history_entry(row) for row in rows]
         return HistoryView.model_construct(batch=batch_id, entries=entries)
+
+    def _history_entry(self, row: HistoryRow) -> HistoryEntry:
+        receipt: Any = row.receipt  # written before: it goes out as it is
+        return HistoryEntry.model_construct(
+            at=self._clock.at(row.at),
+            run=row.run,
+            state=row.state,
+            actor=row.cause.actor,
+            cause=row.cause.reason,
+            receipt=receipt,
+        )
 
     def pool(self, view: PoolView) -> PoolStatus:
         """The pool and its workers."""

@@ -53,6 +53,20 @@ class ServiceProcess:
         """What it logged so far."""
         return self._stderr_path.read_text(encoding="utf-8", errors="replace")
 
+    def wait_until_ready(self, timeout_s: float = START_WAIT_S) -> None:
+        """Until it says where it answers. Raises AssertionError if it does not, or ends before."""
+        deadline = time.monotonic() + timeout_s
+        while not self.url:
+            try:
+                line = self._unread.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(self.report(f"not ready after {timeout_s} s")) from None
+            if line is None:
+                code = self.wait(PIPE_WAIT_S)
+                raise AssertionError(self.report(f"ended with {code} before it was ready"))
+            if match := URL.search(line):
+                self.url = match[0]
+
     def stop(self, timeout_s: float = STOP_WAIT_S) -> int:
         """Ask it to end with SIGTERM and give its exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -91,19 +105,6 @@ class ServiceProcess:
             self._unread.put(line)
         self._unread.put(None)
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not self.url:
-            try:
-                line = self._unread.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(self.report(f"not ready after {timeout_s} s")) from None
-            if line is None:
-                code = self.wait(PIPE_WAIT_S)
-                raise AssertionError(self.report(f"ended with {code} before it was ready"))
-            if match := URL.search(line):
-                self.url = match[0]
-
     def _expect_clean_end(self) -> None:
         """Unless the test saw it end: it has to be alive, and to end with 0 when asked."""
         if self._test_knows_the_end:
@@ -140,15 +141,22 @@ def running_service(
              or does not end with 0 when asked to. A test that ends it (`stop`, `kill`, or a signal
              and `wait`) judges the exit code itself.
     """
-    service = ServiceProcess(_spawn(tmp_path, options, env), tmp_path / STDERR_NAME)
-    try:
-        service._wait_until_ready(start_wait_s)
+    with spawned_service(tmp_path, *options, **env) as service:
+        service.wait_until_ready(start_wait_s)
         try:
             yield service
         except BaseException as error:
             error.add_note(service.report("its output"))
             raise
         service._expect_clean_end()
+
+
+@contextmanager
+def spawned_service(tmp_path: Path, *options: str, **env: str) -> Iterator[ServiceProcess]:
+    """The same, but just begun: whoever waits until it is ready, ends it, and judges how."""
+    service = ServiceProcess(_spawn(tmp_path, options, env), tmp_path / STDERR_NAME)
+    try:
+        yield service
     finally:
         service._let_go()
 

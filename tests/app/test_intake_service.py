@@ -161,7 +161,8 @@ def million(form: str) -> tuple[str, bytes, dict[str, str]]:
 def test_a_million_items_are_held_once(tmp_path: Path, form: str) -> None:
     """As text and an offset each, also while they arrive: a service of 1 GiB takes bodies of 64 MiB.
 
-    And once more, packed, until the store has them. The peak is measured, so that what is freed again before the answer counts as well.
+    And once more, packed, until the store has them. The peak is measured, so that what is freed again
+    before the answer counts as well.
     """
     where, body, announced = million(form)
     with serving(tmp_path) as (service, client):
