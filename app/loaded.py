@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -33,13 +33,25 @@ class Loaded(NamedTuple):
 
 def load(connection: Connection, queries: Queries, row: BatchRow) -> Loaded:
     """Read a batch."""
-    given = row.given
-    ended = queries.ended(connection, given.serial, given.total)
-    notes = queries.open_notes(connection, given.serial)
-    events = queries.count_history(connection, given.serial)
-    items = queries.items(connection, given.serial)
-    order = order_of(given, items, bytes(ended or b""), notes)
-    return Loaded(Record.restored(row, ended, notes, events), order, notes)
+    [loaded] = load_all(connection, queries, [row])
+    return loaded
+
+
+def load_all(
+    connection: Connection, queries: Queries, rows: Sequence[BatchRow]
+) -> Iterator[Loaded]:
+    """Read many, one after the other."""
+    serials = [row.given.serial for row in rows]
+    all_notes = queries.open_notes(connection, serials)
+    events = queries.count_history(connection, serials)
+    for row in rows:
+        serial, notes = row.given.serial, all_notes[row.given.serial]
+        ended = None
+        if row.ended_tasks or row.run > 1:
+            ended = queries.ended(connection, serial, row.given.total)
+        items = queries.items(connection, serial)
+        order = order_of(row.given, items, bytes(ended or b""), notes)
+        yield Loaded(Record.restored(row, ended, notes, events[serial]), order, notes)
 
 
 def _end_of(index: int, note: Note, now: float) -> Outcome:

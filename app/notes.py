@@ -75,7 +75,7 @@ class Notes:
         note = self._notes.get(task.index)
         if note is not None and note.attempt >= task.attempt:
             return False
-        self._change(task.index, attempt=task.attempt, began=task.began, pid=task.pid)
+        self._change(task.index, attempt=task.attempt, began=task.began, pid=task.pid, error=None)
         return True
 
     def cut_off(self, outcome: Outcome) -> None:
@@ -103,7 +103,7 @@ class Notes:
 
     def save(self, index: int, attempt: int, savepoint: bytes) -> None:
         """A running task saved how far it has come."""
-        self._change(index, attempt=attempt, savepoint=savepoint)
+        self._change(index, attempt=attempt, savepoint=savepoint, error=None)
 
     def stop(self, index: int, stop: StopRow) -> None:
         """A task is to be stopped."""

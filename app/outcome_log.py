@@ -55,6 +55,11 @@ class OutcomeLog:
         return not self._unsaved
 
     @property
+    def added(self) -> int:
+        """Outcomes there have ever been, those that were not taken included."""
+        return self.number + len(self._unsaved)
+
+    @property
     def is_complete(self) -> bool:
         """Whether every task has an outcome that was taken."""
         return sum(self._counts.values()) == self._total

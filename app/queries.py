@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from workers.items import Items
 
 #: How many tasks one look for the next match covers, the first time and at most.
 FIRST_SPAN, MOST_SPAN = 1 << 10, 1 << 16
+BATCHES_AT_A_TIME = 500
 #: Rows that are fetched at a time where each may be large.
 ROWS_AT_A_TIME = 50
 
@@ -97,12 +98,17 @@ class Queries:
         statement = select(history).where(history.c.batch == serial).order_by(history.c.number)
         return [self._rows.history(values) for values in connection.execute(statement).mappings()]
 
-    def count_history(self, connection: Connection, serial: int) -> int:
-        """How many there are."""
-        last = connection.scalar(
-            select(func.max(history.c.number)).where(history.c.batch == serial)
-        )
-        return 0 if last is None else int(last) + 1
+    def count_history(self, connection: Connection, serials: Sequence[int]) -> dict[int, int]:
+        """How many there are, by batch."""
+        found = dict.fromkeys(serials, 0)
+        for some in _parts(serials):
+            statement = (
+                select(history.c.batch, func.max(history.c.number) + 1)
+                .where(history.c.batch.in_(some))
+                .group_by(history.c.batch)
+            )
+            found.update({serial: count for serial, count in connection.execute(statement)})
+        return found
 
     def key(self, connection: Connection, key: str) -> tuple[bytes, BatchRow] | None:
         """The digest of the request that used a key, and the batch that it made."""
@@ -162,12 +168,17 @@ class Queries:
         found = connection.execute(statement).mappings()
         return {values["index"]: self._rows.note(values) for values in found}
 
-    def open_notes(self, connection: Connection, serial: int) -> dict[int, Note]:
-        """What is known of the tasks that have not ended."""
+    def open_notes(
+        self, connection: Connection, serials: Sequence[int]
+    ) -> dict[int, dict[int, Note]]:
+        """What is known of the tasks of these batches that have not ended, by batch and task."""
         ended = exists().where(outcomes.c.batch == notes.c.batch, outcomes.c.index == notes.c.index)
-        statement = select(notes).where(notes.c.batch == serial, not_(ended))
-        found = connection.execute(statement).mappings()
-        return {values["index"]: self._rows.note(values) for values in found}
+        found: dict[int, dict[int, Note]] = {serial: {} for serial in serials}
+        for some in _parts(serials):
+            statement = select(notes).where(notes.c.batch.in_(some), not_(ended))
+            for values in connection.execute(statement).mappings():
+                found[values["batch"]][values["index"]] = self._rows.note(values)
+        return found
 
     def ended(self, connection: Connection, serial: int, total: int) -> bytearray | None:
         """1 for each task that has ended, in index order; None if none has."""
@@ -302,6 +313,12 @@ class Queries:
         """Every task of a batch that has an outcome, in index order."""
         statement = select(outcomes).where(outcomes.c.batch == serial).order_by(outcomes.c.index)
         return [self._rows.outcome(values) for values in connection.execute(statement).mappings()]
+
+
+def _parts(serials: Sequence[int]) -> Iterator[Sequence[int]]:
+    """So few at a time that every database takes them as parameters."""
+    for first in range(0, len(serials), BATCHES_AT_A_TIME):
+        yield serials[first : first + BATCHES_AT_A_TIME]
 
 
 def _without_savepoint(task: TaskRow) -> TaskRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -95,7 +96,7 @@ class Record:
         self._notes: Notes | None = None  # most batches need none
         self._history: list[HistoryRow] = []
         self._events = 0
-        self._told: list[Callable[[], None]] = []
+        self._told: deque[tuple[int, Callable[[], None]]] = deque()  # each after so many outcomes
         self._leaving: Leaving | None = None  # the service goes down under it
 
     @property
@@ -270,7 +271,7 @@ class Record:
     def then(self, told: Callable[[], None]) -> None:
         """Call it, on the writer's thread, once the store has all that was said until now."""
         with self._lock:
-            self._told.append(told)
+            self._told.append((self._outcomes.added, told))
 
     def take(self, most: int) -> Taken:
         """What the store does not have yet, at most so many outcomes; what follows waits for them."""
@@ -283,10 +284,7 @@ class Record:
                 self._finish(self._settled)
             notes = NO_CHANGES if self._notes is None else self._notes.take()
             history, self._history = self._history, []
-            told: list[Callable[[], None]] = []
-            if is_whole:
-                told, self._told = self._told, told
-            return Taken(self._row(), rows, notes, history, told, is_whole)
+            return Taken(self._row(), rows, notes, history, self._due(), is_whole)
 
     def publish(self, taken: Taken) -> None:
         """The store has it: show it."""
@@ -323,6 +321,13 @@ class Record:
         if self._notes is not None:
             self._notes.ended(fresh)
         return refused
+
+    def _due(self) -> list[Callable[[], None]]:
+        """Those to be told who wait for nothing that was not taken."""
+        due = []
+        while self._told and self._told[0][0] <= self._outcomes.number:
+            due.append(self._told.popleft()[1])
+        return due
 
     def _stay(self) -> None:
         """Somebody stops it while the service goes down: what ended then has ended for good."""

@@ -6,10 +6,12 @@ import logging
 from collections.abc import Container
 from time import monotonic
 
+from sqlalchemy import Connection
+
 from app.admission import Admission
 from app.lifecycle import Actor, BatchState
-from app.loaded import load
-from app.rows import BatchRow, Cause
+from app.loaded import Loaded, load_all
+from app.rows import Cause
 from app.store import Store
 
 log = logging.getLogger("quiesce.restart")
@@ -27,25 +29,26 @@ class Restart:
 
     def run(self) -> None:
         """Let them go on, or end them; blocks. Raises StoreUnavailable."""
-        rows = self._store.ask(self._store.queries.active)
-        for row in rows:
-            self._go_on(row)
+        self._store.ask(self._go_through)
+
+    def _go_through(self, connection: Connection) -> None:
+        rows = self._store.queries.active(connection)
         if rows:
             log.info("%d batches had not ended when the service went down", len(rows))
-
-    def _go_on(self, row: BatchRow) -> None:
-        given = row.given
-        if given.task not in self._known_tasks:
+        known = [row for row in rows if row.given.task in self._known_tasks]
+        for loaded in load_all(connection, self._store.queries, known):
+            self._go_on(loaded)
+        for given in (row.given for row in rows if row.given.task not in self._known_tasks):
             log.error("batch %s rests: there is no task %r now", given.id, given.task)
-            return
-        loaded = self._store.ask(load, self._store.queries, row)
-        if row.state is BatchState.STOPPING:
-            self._admission.end(loaded, Cause(Actor.SERVICE, WENT_DOWN))
-        elif loaded.is_done:
-            self._admission.settle(loaded.record)
-        elif given.options.on_interruption == "stop":
+
+    def _go_on(self, loaded: Loaded) -> None:
+        record = loaded.record
+        was_stopping = record.state is BatchState.STOPPING
+        if loaded.is_done and not was_stopping:
+            self._admission.settle(record)
+        elif was_stopping or record.given.options.on_interruption == "stop":
             self._admission.end(loaded, Cause(Actor.SERVICE, WENT_DOWN))
         else:
-            loaded.record.go_on(monotonic(), was_down=WENT_DOWN, is_back=IS_BACK)
-            self._store.mark(loaded.record)
-            self._admission.admit(loaded.record, loaded.order)
+            record.go_on(monotonic(), was_down=WENT_DOWN, is_back=IS_BACK)
+            self._store.mark(record)
+            self._admission.admit(record, loaded.order)

@@ -136,6 +136,6 @@ class Resumption:
             )
         )  # fmt: skip
         cause = Cause(Actor.CLIENT, f"resume of {', '.join(self._states)}")
-        number = self._queries.count_history(connection, self._serial)
+        number = self._queries.count_history(connection, [self._serial])[self._serial]
         event = HistoryRow(number, self._now, run, BatchState.QUEUED, cause, self._receipt)
         connection.execute(insert(history), [self._rows.of_history(self._serial, event)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from app.statements import Values
 from app.table_rows import TableRows
 from app.transaction import Insertion
 from app.writer import Call, Insert, Writer
+
+log = logging.getLogger("quiesce.store")
 
 #: Readers are few: they share the interpreter with everybody else.
 READERS = 4
@@ -185,6 +188,8 @@ class Store:
     def close(self, limit_s: float) -> bool:
         """Write what there is, and end the threads; whether all was written in time."""
         is_all = self.writer.close(limit_s)
+        if not is_all:
+            log.error("not everything could be written: tasks that ended lately will run again")
         self._readers.shutdown(wait=True, cancel_futures=True)
         return is_all
 

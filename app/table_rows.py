@@ -139,6 +139,8 @@ class TableRows:
         """A task that has ended."""
         index, attempt, _, payload, began, ended, noticed, pid, remarks = row.outcome
         offset_s = self.clock.offset_s
+        if row.is_late:  # shown before it is read again: on the grid first, as everywhere
+            began, ended, noticed = round(began, 6), round(ended, 6), round(noticed, 6)
         return {
             "batch": batch.given.serial,
             "index": index,

@@ -339,9 +339,9 @@ def test_the_receipt_names_the_tasks_that_ran_when_the_stop_came(store: Store) -
 def test_notes_of_a_task_are_read_as_they_were_written(store: Store) -> None:
     """Attempts, error, progress, savepoint, stop and stack."""
     record = insert(store, new("a"))
+    record.save(1, 2, b'{"page":7}')
     record.retry(outcome(1, Ending.RAISED, attempt=2), 2)
     record.progress(1, b'{"done":1}')
-    record.save(1, 3, b'{"page":7}')
     record.request_task_stop(1, 5.0, "this", 3.0)
     record.sample(1, 3, StackSample(4.0, 2.5, "somewhere"))
     save(store, record)
@@ -349,7 +349,7 @@ def test_notes_of_a_task_are_read_as_they_were_written(store: Store) -> None:
 
     assert row is None
     assert note is not None
-    assert (note.attempt, note.used, note.error) == (3, 2, b'"1"')
+    assert (note.attempt, note.used, note.error) == (2, 2, b'"1"')
     assert (note.progress, note.savepoint) == (b'{"done":1}', b'{"page":7}')
     assert note.stop is not None
     assert (note.stop.requested, note.stop.reason, note.stop.grace_s) == (5.0, "this", 3.0)
