@@ -107,7 +107,7 @@ class Queries:
                 .where(history.c.batch.in_(some))
                 .group_by(history.c.batch)
             )
-            found.update({serial: count for serial, count in connection.execute(statement)})
+            found.update(map(tuple, connection.execute(statement)))
         return found
 
     def key(self, connection: Connection, key: str) -> tuple[bytes, BatchRow] | None:

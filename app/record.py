@@ -53,6 +53,7 @@ class Record:
         "_started",
         "_state",
         "_stop",
+        "_taken_version",
         "_told",
         "_version",
         "given",
@@ -91,6 +92,7 @@ class Record:
         self._lock = threading.Lock()
         self._state, self._run, self._version = row.state, row.run, row.version
         self._started, self._stop, self._settled = row.started, row.stop, row.finished
+        self._taken_version = row.version
         self._failed_fast, self._is_to_purge = row.failed_fast, row.is_to_purge
         self._outcomes = OutcomeLog(row, ended)
         self._notes: Notes | None = None  # most batches need none
@@ -284,7 +286,9 @@ class Record:
                 self._finish(self._settled)
             notes = NO_CHANGES if self._notes is None else self._notes.take()
             history, self._history = self._history, []
-            return Taken(self._row(), rows, notes, history, self._due(), is_whole)
+            row, has_changed = self._row(), self._version > self._taken_version
+            self._taken_version = self._version
+            return Taken(row, rows, notes, history, self._due(), is_whole, has_changed)
 
     def publish(self, taken: Taken) -> None:
         """The store has it: show it."""

@@ -17,7 +17,7 @@ from app.schemas import BatchOptions
 from workers.backend import Remarks, RunningTask
 
 DEFAULT_OPTIONS = BatchOptions()
-NO_COUNTS: Mapping[TaskState, int] = MappingProxyType(dict.fromkeys(TaskState, 0))
+_NO_COUNTS = dict.fromkeys(TaskState, 0)
 
 
 class Grace(Enum):
@@ -131,11 +131,9 @@ class BatchRow(NamedTuple):
         )
 
 
-def all_counts(
-    ended: Mapping[TaskState, int], total: int, *, is_final: bool
-) -> dict[TaskState, int]:
+def all_counts(ended: dict[TaskState, int], total: int, *, is_final: bool) -> dict[TaskState, int]:
     """How many tasks are in each state: those without an outcome are skipped once all is over."""
-    counts = {**NO_COUNTS, **ended}
+    counts = _NO_COUNTS | ended
     rest = total - sum(ended.values())
     counts[TaskState.SKIPPED if is_final else TaskState.PENDING] += rest
     return counts

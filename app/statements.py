@@ -6,31 +6,35 @@ every row would make the writer wait for the event loop hundreds of times in one
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Insert
+from sqlalchemy import Connection, Dialect, Insert, Table
 
 Values = dict[str, Any]
 
-#: Rows that one INSERT has at most; what is left over is written in halves of it.
+#: Rows that one statement has at most; what is left over is written in halves of it.
 MOST_ROWS = 256
+_MARKS = {"qmark": "?", "pyformat": "%s"}
 
 
-class ManyInserts:
-    """One INSERT for many rows, which says what to do ON CONFLICT."""
+class _Many(ABC):
+    """One statement that takes many rows of values at a time, as text for the driver.
 
-    def __init__(self, statement: Insert) -> None:
-        self._statement = statement
-        self._names = [column.name for column in statement.table.columns]
-        self._pick: Callable[[Values], tuple[Any, ...]] = itemgetter(*self._names)
+    Past SQLAlchemy, which takes longer for it than SQLite.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """names: of the values in each row, as the statement wants them."""
+        self._names = names
+        self._pick: Callable[[Values], tuple[Any, ...]] = itemgetter(*names)
         self._texts: dict[int, str] = {}  # by number of rows
 
     def execute(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """Insert these; each has every column."""
-        # Past SQLAlchemy, which takes longer for it than SQLite.
+        """Run it for these."""
         driver: Any = connection.connection.driver_connection
         start, size = 0, MOST_ROWS
         picked = list(map(self._pick, rows))
@@ -38,20 +42,52 @@ class ManyInserts:
             while size > len(picked) - start:
                 size //= 2
             some = tuple(chain.from_iterable(picked[start : start + size]))
-            driver.execute(self._text(connection, size), some)
+            driver.execute(self._text(connection.dialect, size), some)
             start += size
 
-    def _text(self, connection: Connection, size: int) -> str:
+    def _text(self, dialect: Dialect, size: int) -> str:
         text = self._texts.get(size)
         if text is None:
-            compiled = self._statement.compile(dialect=connection.dialect, column_keys=self._names)
-            mark = "?" if compiled.positional else "%s"
-            row = f"({', '.join([mark] * len(self._names))})"
-            head, _, rest = str(compiled).partition(" VALUES ")
-            tail = rest[rest.index(" ON CONFLICT ") :]
-            text = f"{head} VALUES {', '.join([row] * size)}{tail}"
-            self._texts[size] = text
+            row = f"({', '.join([_MARKS[dialect.paramstyle]] * len(self._names))})"
+            text = self._texts[size] = self._compile(dialect, ", ".join([row] * size))
         return text
+
+    @abstractmethod
+    def _compile(self, dialect: Dialect, rows: str) -> str:
+        """The statement, with these marks for its rows."""
+
+
+class ManyInserts(_Many):
+    """One INSERT for many rows, which says what to do ON CONFLICT; each row has every column."""
+
+    def __init__(self, statement: Insert) -> None:
+        super().__init__([column.name for column in statement.table.columns])
+        self._statement = statement
+
+    def _compile(self, dialect: Dialect, rows: str) -> str:
+        text = str(self._statement.compile(dialect=dialect, column_keys=self._names))
+        head, _, rest = text.partition(" VALUES ")
+        return f"{head} VALUES {rows}{rest[rest.index(' ON CONFLICT ') :]}"
+
+
+class ManyUpdates(_Many):
+    """One UPDATE of many rows, each as long as it is where it is expected: compare-and-set."""
+
+    def __init__(self, table: Table, changing: Sequence[str], key: str, expected: str) -> None:
+        """expected: SQL that compares the `old` row with the `new` one, besides the key."""
+        super().__init__([key, *changing])
+        self._table, self._changing = table, changing
+        self._where = f"old.{key} = new.{key} AND {expected}"
+
+    def _compile(self, dialect: Dialect, rows: str) -> str:
+        # A driver does not say of which type a NULL is; where it is used there is no doubt.
+        kinds = {name: self._table.c[name].type.compile(dialect) for name in self._names}
+        new = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in kinds.items())
+        changes = ", ".join(f"{name} = new.{name}" for name in self._changing)
+        return (  # noqa: S608 - names of our own tables
+            f"WITH given ({', '.join(kinds)}) AS (VALUES {rows}), new AS (SELECT {new} FROM given) "
+            f"UPDATE {self._table.name} AS old SET {changes} FROM new WHERE {self._where}"
+        )
 
 
 class ManyTimes:

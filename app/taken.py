@@ -29,3 +29,4 @@ class Taken(NamedTuple):
     history: Sequence[HistoryRow]
     told: Sequence[Callable[[], None]]  # to be called then
     is_whole: bool  # there was no more
+    has_changed: bool  # since the last time; else only somebody is to be told

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Insert, Table, and_, bindparam, delete, null, update
+from sqlalchemy import Connection, Table, bindparam, delete, null, update
 
 from app import tables
 from app.database import Database
 from app.rows import NewBatchRow
-from app.statements import ManyInserts, ManyTimes, Values
+from app.statements import ManyInserts, ManyTimes, ManyUpdates, Values
 from app.table_rows import GIVEN, TableRows, of_labels
 from app.taken import Taken
 
@@ -48,7 +48,10 @@ class Transactions:
         # The key of a batch that was purged may be used again before its row is gone.
         self._insert[tables.keys] = ManyInserts(database.upsert(tables.keys))
         self._upsert_note = ManyInserts(database.upsert(tables.notes))
-        self._update_batch = ManyInserts(_update(database))
+        # Within the same run, and never back.
+        expected = "old.run = new.run AND old.version <= new.version"
+        changing = [c.name for c in tables.batches.columns if c.name not in GIVEN]
+        self._update_batch = ManyUpdates(tables.batches, changing, "serial", expected)
         self._drop_note = ManyTimes(_of_task(delete(tables.notes)))
         self._unstack = ManyTimes(_of_task(update(tables.notes).values(stack=null())))
 
@@ -84,9 +87,8 @@ class Transactions:
                 self._drop_note.execute(connection, _keys(serial, dropped))
                 self._unstack.execute(connection, _keys(serial, unstacked))
         self._insert[tables.history].execute(connection, [*self._history(taken)])
-        last = {each.row.given.serial: each.row for each in taken}
-        of_given, of_batch = self._rows.of_given, self._rows.of_batch
-        values = [of_given(row.given) | of_batch(row) for row in last.values()]
+        last = {each.row.given.serial: each.row for each in taken if each.has_changed}
+        values = [self._rows.of_batch(row) for row in last.values()]
         self._update_batch.execute(connection, values)
 
     def _history(self, taken: Sequence[Taken]) -> Iterator[Values]:
@@ -100,22 +102,6 @@ def forget(connection: Connection, serials: Sequence[int]) -> None:
     for table in tables.PARTS:
         connection.execute(delete(table).where(table.c.batch.in_(serials)))
     connection.execute(delete(tables.batches).where(tables.batches.c.serial.in_(serials)))
-
-
-def _names(table: Table) -> list[str]:
-    return [column.name for column in table.columns]
-
-
-def _update(database: Database) -> Insert:
-    """Compare-and-set: within the same run, and never back. The row is there."""
-    table, changing = tables.batches, [n for n in _names(tables.batches) if n not in GIVEN]
-    statement = database.insert(table)
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=[table.c.serial],
-        set_={name: new[name] for name in changing},
-        where=and_(table.c.run == new.run, table.c.version <= new.version),
-    )
 
 
 def _of_task(statement: Any) -> Any:

@@ -571,6 +571,19 @@ def test_what_is_to_be_purged_is_read_by_nobody(store: Store) -> None:
     assert store.ask(store.queries.to_purge, 0.0, 10) == [(record.given.serial, True)]
 
 
+def test_a_late_word_does_not_bring_a_forgotten_batch_back(store: Store) -> None:
+    """Somebody may still hold its record when its rows have gone."""
+    record = insert(store, new("a"))
+    record.settle(1.0)
+    save(store, record)
+    wait_for(lambda: store.write(partial(forget_some, serial=record.given.serial)))
+    record.purge()
+    save(store, record)
+
+    assert store.ask(store.queries.batch, "a") is None
+    assert store.ask(store.queries.to_purge, time() + 1e6, 10) == []
+
+
 def test_a_batch_that_has_not_ended_is_never_forgotten(store: Store) -> None:
     """However old it is."""
     record = insert(store, new("a"))
