@@ -80,12 +80,13 @@ class ManyUpdates(_Many):
         self._where = f"old.{key} = new.{key} AND {expected}"
 
     def _compile(self, dialect: Dialect, rows: str) -> str:
-        # A driver does not say of which type a NULL is; where it is used there is no doubt.
+        # These names are those of our own tables. A driver does not say of which type a NULL is;
+        # where it is used there is no doubt.
         kinds = {name: self._table.c[name].type.compile(dialect) for name in self._names}
         new = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in kinds.items())
         changes = ", ".join(f"{name} = new.{name}" for name in self._changing)
-        return (  # noqa: S608 - names of our own tables
-            f"WITH given ({', '.join(kinds)}) AS (VALUES {rows}), new AS (SELECT {new} FROM given) "
+        return (
+            f"WITH given ({', '.join(kinds)}) AS (VALUES {rows}), new AS (SELECT {new} FROM given) "  # noqa: S608
             f"UPDATE {self._table.name} AS old SET {changes} FROM new WHERE {self._where}"
         )
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import latency, looks, memory, pool, stops, throughput
+from benchmarks import latency, looks, memory, pool, restarts, stops, throughput
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import Measurement, Row, Size
 from benchmarks.report import as_json, print_report
@@ -25,6 +25,8 @@ MEASUREMENTS = (
     Measurement("one-task-batches", pool.measure_one_task_batches, Size(20_000, 7), Size(3_000, 3)),
     Measurement("one-batch", pool.measure_one_batch, Size(200_000, 5), Size(20_000, 3)),
     Measurement("end-to-end", throughput.measure_end_to_end, Size(100_000, 7), Size(20_000, 3)),
+    Measurement("unfinished", restarts.measure_unfinished, Size(1_000_000, 5), Size(50_000, 1)),
+    Measurement("finished", restarts.measure_finished, Size(1_000_000, 5), Size(20_000, 1)),
     Measurement("requests", throughput.measure_requests, Size(10_000, 7), Size(1_000, 3)),
     Measurement("latency", latency.measure_latency, Size(1_000_000, 3), Size(50_000, 1)),
     Measurement("memory", memory.measure_memory, Size(1_000_000, 3), Size(50_000, 1)),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The targets are about two cores, so every contender has two processes.
 WORKERS = 2
 TASKS = "benchmarks.tasks"
+
+#: Where the services' data are: most systems have /tmp in memory.
+DISK = "/var/tmp"
 
 START_LIMIT_S = 60.0
 END_LIMIT_S = 60.0
@@ -34,17 +37,31 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running_service() -> Iterator[Server]:
-    """The service with its defaults and two workers, on a free port and in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="quiesce-bench-") as folder:
+def running_service(folder: Path | None = None, database: str | None = None) -> Iterator[Server]:
+    """The service with its defaults and two workers, on a free port.
+
+    folder    where its data are; by default a new one, which goes with it
+    database  by default the file in that folder
+    """
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(data_folder())
         variables = {
             "QUIESCE_TASKS": f"workers.examples,{TASKS}",
             "QUIESCE_WORKERS": str(WORKERS),
-            "QUIESCE_DATA_DIR": folder,
+            "QUIESCE_DATA_DIR": str(folder),
             "QUIESCE_LOG_LEVEL": "warning",
         }
-        with _running(["app", "serve", "--port", "0"], variables) as server:
-            yield server
+        if database is not None:
+            variables["QUIESCE_DATABASE"] = database
+        yield stack.enter_context(_running(["app", "serve", "--port", "0"], variables))
+
+
+@contextmanager
+def data_folder() -> Iterator[Path]:
+    """A new folder on a disk, as long as the context lasts: one in memory has no commits to wait for."""
+    with tempfile.TemporaryDirectory(prefix="quiesce-bench-", dir=DISK) as folder:
+        yield Path(folder)
 
 
 @contextmanager

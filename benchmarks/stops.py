@@ -6,9 +6,10 @@ import time
 from time import perf_counter
 
 from benchmarks.batches import numbered_items, post_of, submit, wait_until_running
+from benchmarks.commits import committing
 from benchmarks.connection import Connection, request_bytes
 from benchmarks.measurement import Compared, Row, Size, at_most, take_turns
-from benchmarks.processes import WORKERS, running_service
+from benchmarks.processes import WORKERS, data_folder, running_service
 
 MS = "ms"
 FEW = 10
@@ -19,19 +20,27 @@ _LIVE = request_bytes("GET", "/health/live")
 
 
 def measure_stop_latency(size: Size) -> list[Row]:
-    """DELETE sent to 200 received: tasks that wait in `stop.wait()`, and that block in `recv`."""
+    """DELETE sent to 200 received: tasks that wait in `stop.wait()`, and that block in `recv`.
+
+    The peer is a GET, and a commit on the same disk: a receipt is sent after one.
+    """
     items = numbered_items(size.amount)
     waiting, blocked = (post_of(task, items) for task in ("hold", "receive"))
-    with running_service() as service, Connection(service.url) as connection:
-        wait, block, live = take_turns(
+    with (
+        data_folder() as folder,
+        committing(folder) as commits,
+        running_service(folder) as service,
+        Connection(service.url) as connection,
+    ):
+        wait, block, least = take_turns(
             size.rounds,
             lambda: _stop_ms(connection, waiting),
             lambda: _stop_ms(connection, blocked),
-            lambda: _exchange_ms(connection, _LIVE),
+            lambda: _exchange_ms(connection, _LIVE) + commits.commit_ms(),
         )
     target = at_most(5.0, Compared.DIFFERENCE)
     return [
-        Row(f"stop, tasks {what}", MS, ours, "GET /health/live", live, target)
+        Row(f"stop, tasks {what}", MS, ours, "GET and a commit", least, target)
         for what, ours in (("in stop.wait()", wait), ("blocked in recv()", block))
     ]
 

@@ -18,17 +18,26 @@ from benchmarks.measurement import (
     take_turns,
 )
 from benchmarks.pool import APPLY_ASYNC, RATE
+from benchmarks.postgres import postgresql
 from benchmarks.processes import Server, running_bare_app, running_service
 
 WAIT_S = 60
 
 
 def measure_end_to_end(size: Size) -> list[Row]:
-    """POST of one batch to its final state."""
+    """POST of one batch to its final state, with every result committed."""
+    rows = [_measure_end_to_end(size, "SQLite", 30_000.0, None)]
+    with postgresql() as url:
+        if url is not None:
+            rows.append(_measure_end_to_end(size, "PostgreSQL", 10_000.0, url))
+    return rows
+
+
+def _measure_end_to_end(size: Size, kind: str, least: float, database: str | None) -> Row:
     post = post_of("noop", numbered_items(size.amount))
     with (
         peers.standard_pool() as peer,
-        running_service() as service,
+        running_service(database=database) as service,
         Connection(service.url) as connection,
     ):
         ours, applied = take_turns(
@@ -36,9 +45,8 @@ def measure_end_to_end(size: Size) -> list[Row]:
             lambda: _end_to_end(connection, post, size.amount),
             lambda: peers.apply_async(peer, size.amount),
         )
-    what = f"{size.amount:,} no-ops over HTTP"
-    target = at_least(75_000.0, Compared.OURS)
-    return [Row(what, RATE, ours, APPLY_ASYNC, applied, target)]
+    what = f"{size.amount:,} no-ops over HTTP, {kind}"
+    return Row(what, RATE, ours, APPLY_ASYNC, applied, at_least(least, Compared.OURS))
 
 
 def _end_to_end(connection: Connection, post: bytes, count: int) -> float:
@@ -83,4 +91,4 @@ def measure_requests(size: Size) -> list[Row]:
         f"{median(with_tasks):,.0f} batches/s until the last one has run as well"
     )
     what = "POST /batches, one item"
-    return [Row(what, "requests/s", ours, "bare FastAPI POST", peer, at_least(0.5), remark)]
+    return [Row(what, "requests/s", ours, "bare FastAPI POST", peer, at_least(0.4), remark)]
