@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from time import monotonic
 
 from app.backlog import Backlog
@@ -71,9 +70,4 @@ class Admission:
     def settle(self, record: Record) -> None:
         """End a batch of which nothing will run, without the pool."""
         record.settle(monotonic())
-        record.then(partial(self.count_in, record))
         self._store.mark(record)
-
-    def count_in(self, record: Record) -> None:
-        """A batch has ended without the pool, and the store has it."""
-        self._store.count_end(record.shown)

@@ -60,7 +60,7 @@ class _Numbers(Collector):
         yield now
         done = CounterMetricFamily("quiesce_tasks_ended", "Tasks ended.", labels=["state"])
         for task_state in sorted(TASK_FINAL):
-            done.add_metric([task_state], totals.tasks[task_state] + tasks[task_state])
+            done.add_metric([task_state], totals.tasks[task_state])
         yield done
         open_tasks = tasks[TaskState.PENDING] + tasks[TaskState.RUNNING]
         yield _gauge("quiesce_tasks_open", "Tasks of active batches not ended.", open_tasks)

@@ -89,7 +89,6 @@ class Recorder:
 
     def _has_ended(self) -> None:
         """On the writer's thread: first the fact, then the news."""
-        self._store.count_end(self._record.shown)
         self._registry.drop(self._record.given.id)
         self._entry.result.resolve()
         self._entry.settled()

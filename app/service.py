@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from functools import partial
 from math import ceil
 from time import monotonic
@@ -140,10 +140,10 @@ class Service:
         )
         record = Record(given)
         order = order_of(given, draft.items)
-        admit = partial(self._admission.admit, record, order)
+        admit: Callable[[], None] = partial(self._admission.admit, record, order)
         if not given.total:
             record.settle(given.created)
-            admit = partial(self._admission.count_in, record)
+            admit = _do_nothing
         packed = await self._packed(given.serial, draft.items)
         await self.store.insert(record, packed, key, admit)
         return self.accepted(given)
@@ -447,6 +447,10 @@ class Service:
 
 def _pack(serial: int, items: Items) -> list[Values]:
     return [*of_segments(serial, items)]
+
+
+def _do_nothing() -> None:
+    """What is left to do for a batch without tasks."""
 
 
 def _nothing(connection: Connection) -> None:

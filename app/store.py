@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from app.clock import Clock
 from app.database import Database
 from app.errors import StoreUnavailable
-from app.lifecycle import BatchState, TaskState
+from app.lifecycle import TASK_FINAL, BatchState, TaskState
 from app.queries import Queries
 from app.record import Record
 from app.rows import BatchRow
@@ -51,7 +51,7 @@ class Totals:
     expired: int = 0  # forgotten because they were too old
     purged: int = 0  # because somebody said so
     ended: Counter[BatchState] = field(default_factory=Counter)
-    tasks: Counter[TaskState] = field(default_factory=Counter)  # of those batches
+    tasks: Counter[TaskState] = field(default_factory=Counter)  # by the state that they ended in
 
 
 class Store:
@@ -72,7 +72,9 @@ class Store:
         self.totals = Totals()
         self._database = database
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quiesce-reader")
-        self.writer = Writer(database, self.rows, on_written=on_written, on_tick=on_tick)
+        self.writer = Writer(
+            database, self.rows, on_written=on_written, on_shown=self._count, on_tick=on_tick
+        )
         self._fresh: list[Insert] = []
         self._serials = count(self.ask(self.queries.last_serial) + 1)
         self.last_id = self.ask(self.queries.last_id)  # of those that were there at the start
@@ -118,7 +120,9 @@ class Store:
         insertion = Insertion(record.given, record.take(0), items, key)
 
         def committed() -> None:
+            before = record.shown
             record.publish(insertion.taken)
+            self._count(before, record.shown)
             self.totals.created += 1
             accepted()
 
@@ -163,11 +167,13 @@ class Store:
         except TimeoutError:
             raise self.writer.trouble or StoreUnavailable("it is very slow") from None
 
-    def count_end(self, row: BatchRow) -> None:
-        """A batch has ended, or was interrupted."""
-        if row.is_final:
-            self.totals.ended[row.state] += 1
-            self.totals.tasks.update(row.counts)
+    def _count(self, before: BatchRow, now: BatchRow) -> None:
+        """Of what has changed, what has ended."""
+        if now.is_final and not before.is_final:
+            self.totals.ended[now.state] += 1
+        for state in TASK_FINAL:
+            if now.counts[state] > before.counts[state]:
+                self.totals.tasks[state] += now.counts[state] - before.counts[state]
 
     # --- how it is --------------------------------------------------------------------------------
 

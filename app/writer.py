@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from app.database import Database
 from app.errors import QuiesceError, StoreFull, StoreUnavailable
 from app.record import Record
+from app.rows import BatchRow
 from app.table_rows import TableRows
 from app.taken import Taken
 from app.transaction import Insertion, Transactions, forget
@@ -96,14 +97,18 @@ class Writer:
         table_rows: TableRows,
         *,
         on_written: Callable[[int, int], None],
+        on_shown: Callable[[BatchRow, BatchRow], None],
         on_tick: Callable[[], None],
     ) -> None:
-        """on_written: so many outcomes, and bytes of their payloads, were committed; on_tick: called
-        a few times a second. Both on the writer's thread.
+        """All on the writer's thread:
+
+        on_written  so many outcomes, and bytes of their payloads, were committed
+        on_shown    what a batch was, and what it is now
+        on_tick     a few times a second
         """
         self._database = database
         self._transactions = Transactions(database, table_rows)
-        self._on_written, self._on_tick = on_written, on_tick
+        self._on_written, self._on_shown, self._on_tick = on_written, on_shown, on_tick
         self._queue: SimpleQueue[Record | list[Insert] | Call | None] = SimpleQueue()
         self._gathering: deque[tuple[float, Record]] = deque()
         self._owed: list[tuple[Record, Taken]] = []  # of a transaction that failed
@@ -131,9 +136,8 @@ class Writer:
         """The same, together with more of its kind: within a tenth of a second."""
         if not record.is_noted:
             record.is_noted = True
-            is_first = not self._gathering
             self._gathering.append((monotonic() + GATHER_S, record))
-            if is_first:
+            if len(self._gathering) == 1:  # else the writer knows when it is due
                 self._queue.put(None)
 
     def insert(self, inserts: list[Insert]) -> None:
@@ -246,7 +250,9 @@ class Writer:
         if lot.outcomes:
             self._on_written(lot.outcomes, lot.payload_bytes)
         for record, taken in lot.taken:
+            before = record.shown
             record.publish(taken)
+            self._on_shown(before, record.shown)
             for tell in taken.told:
                 _tell(tell)
         for insert in lot.inserts:
