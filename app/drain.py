@@ -48,7 +48,7 @@ class Drain:
         """Somebody asked a second time: now."""
         log.warning("asked again: killing what still runs")
         self._deadline = monotonic()
-        self._service.end_polls()
+        self._service.stops.end_polls()
         self._backend.hurry()
 
     async def close(self) -> None:

@@ -128,8 +128,8 @@ def _assemble(
         app.state.catalog,
         store,
         registry,
+        stopper,
         admission,
-        stopper=stopper,
         default_grace_s=settings.grace,
         shutdown_grace_s=settings.shutdown_grace,
     )

@@ -33,7 +33,7 @@ async def list_tasks_of_batch(
 ) -> Response:
     """The batch's tasks: state, attempt, timings, worker, result or error."""
     service = service_of(request)
-    return send(await service.list_tasks(batch_id, query.states, query.limit, query.cursor))
+    return send(await service.looks.list_tasks(batch_id, query.states, query.limit, query.cursor))
 
 
 @router.get(
@@ -49,7 +49,7 @@ async def list_tasks_of_batch(
 async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskIndex) -> Response:
     """One task of the batch."""
     service = service_of(request)
-    return send(service.show_task(await service.glance_at_task(batch_id, index)))
+    return send(service.looks.show_task(await service.looks.glance_at_task(batch_id, index)))
 
 
 @router.delete(
@@ -72,10 +72,10 @@ async def stop_task_of_batch(
 ) -> Response:
     """Stop one task safely: answers when nothing of it runs any more. The rest of its batch goes on."""
     service = service_of(request)
-    glance = await service.stop_task(batch_id, index, query.ask, wait_of(request, query.wait))
-    view = service.show_task(glance)
+    glance = await service.stops.stop_task(batch_id, index, query.ask, wait_of(request, query.wait))
+    view = service.looks.show_task(glance)
     if glance.is_final:
         return send(view)
-    again = str(service.retry_after_s([glance]))
+    again = str(service.looks.retry_after_s([glance]))
     location = f"/batches/{batch_id}/tasks/{index}"
     return send(view, 202, {"Location": location, "Retry-After": again})

@@ -53,7 +53,8 @@ from app.routes.replies import (
     wait_of,
 )
 from app.schemas import BatchList, BatchView, HistoryView, StopList, StopPreview
-from app.service import BATCHES_PER_TURN, Service
+from app.service import Service
+from app.stopping import BATCHES_PER_TURN
 from app.views import fingerprint
 
 router = APIRouter(tags=["batches"])
@@ -117,7 +118,7 @@ async def create_batch(request: Request) -> Response:
 async def list_batches(request: Request, query: ListQuery) -> Response:
     """Batches, newest first."""
     service = service_of(request)
-    found, following = await service.list_batches(query.filter, query.limit, query.cursor)
+    found, following = await service.looks.list_batches(query.filter, query.limit, query.cursor)
     page = BatchList.model_construct(next=following, batches=await _texts(service, found))
     return send(page)
 
@@ -136,14 +137,14 @@ async def get_batch(
 ) -> Response:
     """One batch; with `wait`, as soon as it has ended, or after that time as it is then."""
     service = service_of(request)
-    glance = await service.glance(batch_id)
+    glance = await service.looks.glance(batch_id)
     if query.wait and not glance.is_final:
-        await service.wait_until_final(batch_id, query.wait)
-        glance = service.look_again(glance)
+        await service.stops.wait_until_final(batch_id, query.wait)
+        glance = service.looks.look_again(glance)
     headers = {"ETag": fingerprint(glance)}
     if if_none_match is not None and _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return send(await service.show(glance, with_results=True), headers=headers)
+    return send(await service.looks.show(glance, with_results=True), headers=headers)
 
 
 @router.delete(
@@ -166,13 +167,13 @@ async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> R
     """
     service = service_of(request)
     wait_s = wait_of(request, query.wait)
-    glance = await service.stop(batch_id, query.ask, wait_s, purge=query.purge)
-    view = await service.show(glance)
+    glance = await service.stops.stop(batch_id, query.ask, wait_s, purge=query.purge)
+    view = await service.looks.show(glance)
     if query.purge:
         request.app.state.retention.look_soon()
     if glance.is_final:
         return send(view)
-    again = str(service.retry_after_s([glance]))
+    again = str(service.looks.retry_after_s([glance]))
     return send(view, 202, {"Location": view.links.self, "Retry-After": again})
 
 
@@ -190,12 +191,12 @@ async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> R
 async def stop_batches(request: Request, query: StopManyQuery) -> Response:
     """Stop every active batch that matches, with one wait for all. Without a filter: 422."""
     service = service_of(request)
-    glances = await service.stop_many(query.filter, query.ask, wait_of(request, query.wait))
+    glances = await service.stops.stop_many(query.filter, query.ask, wait_of(request, query.wait))
     pending = [glance.row.given.id for glance in glances if not glance.is_final]
     view = StopList.model_construct(pending=pending, batches=await _texts(service, glances))
     if not pending:
         return send(view)
-    return send(view, 202, {"Retry-After": str(service.retry_after_s(glances))})
+    return send(view, 202, {"Retry-After": str(service.looks.retry_after_s(glances))})
 
 
 @router.get(
@@ -208,7 +209,7 @@ async def stop_batches(request: Request, query: StopManyQuery) -> Response:
 )
 async def preview_stop(request: Request, batch_id: BatchId) -> Response:
     """How long a stop of the batch would take, task by task, if it were asked for now."""
-    return send(await service_of(request).preview_stop(batch_id))
+    return send(await service_of(request).looks.preview_stop(batch_id))
 
 
 @router.get(
@@ -221,7 +222,7 @@ async def preview_stop(request: Request, batch_id: BatchId) -> Response:
 )
 async def get_history(request: Request, batch_id: BatchId) -> Response:
     """Every change of the batch's state: when, by whom and why; with the receipts of earlier runs."""
-    return send(await service_of(request).history(batch_id))
+    return send(await service_of(request).looks.history(batch_id))
 
 
 @router.post(
@@ -243,7 +244,7 @@ async def resume_batch(request: Request, batch_id: BatchId, query: ResumeQuery) 
     stay as they are, and so do their results.
     """
     service = service_of(request)
-    view = await service.show(await service.resume(batch_id, query.chosen))
+    view = await service.looks.show(await service.resume(batch_id, query.chosen))
     return send(view, 202, {"Location": view.links.self})
 
 
@@ -260,7 +261,7 @@ async def resume_batch(request: Request, batch_id: BatchId, query: ResumeQuery) 
 )
 async def stream_results(request: Request, batch_id: BatchId) -> Response:
     """The results so far as NDJSON; it never waits for a task that has not ended."""
-    return StreamingResponse(await service_of(request).results(batch_id), media_type=NDJSON)
+    return StreamingResponse(await service_of(request).looks.results(batch_id), media_type=NDJSON)
 
 
 def _matches(if_none_match: str, etag: str) -> bool:
@@ -273,7 +274,7 @@ async def _texts(service: Service, glances: Sequence[Glance]) -> Any:
     """Many batches as one JSON array (bytes), written with pauses."""
     texts = []
     for count, glance in enumerate(glances, start=1):
-        texts.append((await service.show(glance)).to_json())
+        texts.append((await service.looks.show(glance)).to_json())
         if count % BATCHES_PER_TURN == 0:
             await asyncio.sleep(0)
     return b"[%b]" % b",".join(texts)

@@ -25,7 +25,7 @@ _OK = HealthView()
 async def get_pool(request: Request) -> Response:
     """The worker processes: pid, state, what they run, memory, restarts."""
     service = service_of(request)
-    return send(service.views.pool(service.pool()))
+    return send(service.looks.views.pool(service.pool()))
 
 
 @router.get(

@@ -26,8 +26,8 @@ from app.lifecycle import (
 from app.queries import Filter
 from app.rows import Grace
 from app.schemas.requests import TEXT_PATTERN
-from app.service import StopAsk
 from app.settings import MAX_STOP_WAIT_S, NEVER
+from app.stopping import StopAsk
 
 MAX_GRACE_S = 86_400.0
 MAX_REASON_CHARS = 1_000

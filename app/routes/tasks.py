@@ -25,7 +25,7 @@ TaskName = Annotated[str, Path(description="The task function's name.", max_leng
 async def list_tasks(request: Request) -> Response:
     """The catalog: documentation, parameters and checkpoint gaps of every task function."""
     service = service_of(request)
-    gaps = service.gaps()
+    gaps = service.looks.gaps()
     tasks = [catalog_entry(spec, gaps.get(spec.name)) for spec in service.catalog.values()]
     return send(CatalogView.model_construct(tasks=tasks))
 
@@ -43,4 +43,4 @@ async def get_task(request: Request, name: TaskName) -> Response:
     service = service_of(request)
     if name not in service.catalog:
         raise TaskNotFound(name, service.catalog)
-    return send(catalog_entry(service.catalog[name], service.gaps().get(name)))
+    return send(catalog_entry(service.catalog[name], service.looks.gaps().get(name)))

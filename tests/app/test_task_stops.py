@@ -334,7 +334,7 @@ def test_nothing_is_kept_of_clients_that_hung_up(tmp_path: Path) -> None:
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
-            stops = app.state.service.task_stops
+            stops = app.state.service.stops.task_stops
             left = len(stops)
             ended = await client.delete(task)
             return left, len(stops), ended.status_code

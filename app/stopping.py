@@ -1,0 +1,174 @@
+"""Stops of batches and of single tasks: the workers at once, the store, then whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from time import monotonic
+from typing import NamedTuple
+
+from app.admission import Admission
+from app.errors import NoFilter
+from app.glance import Glance, TaskGlance, glance_at
+from app.lifecycle import Actor
+from app.loaded import load
+from app.looks import Looks
+from app.queries import Filter
+from app.record import Record
+from app.registry import Registry
+from app.retention import mark_to_purge
+from app.rows import BatchRow, Cause, Grace, GraceAsked
+from app.stopper import Stopper
+from app.store import Store
+from app.task_stops import TaskStops
+from app.waits import Waits
+from workers.backend import Backend
+from workers.result import AsyncResult
+
+#: How much of a long piece of work is done before everybody else has a turn.
+BATCHES_PER_TURN = 50
+
+SHUTS_DOWN = "the service is shutting down"
+
+
+class StopAsk(NamedTuple):
+    """What a client says with a stop."""
+
+    reason: str | None = None
+    grace_s: GraceAsked = Grace.DEFAULT
+
+
+class Stopping:
+    """Everything that ends batches before they are done. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        registry: Registry,
+        admission: Admission,
+        stopper: Stopper,
+        looks: Looks,
+        *,
+        shutdown_grace_s: float,
+    ) -> None:
+        self.task_stops = TaskStops(backend, store)
+        self._backend, self._store, self._registry = backend, store, registry
+        self._admission, self._stopper, self._looks = admission, stopper, looks
+        self._shutdown_grace_s = shutdown_grace_s
+        self._waits = Waits()
+
+    async def wait_until_final(self, batch_id: str, wait_s: float) -> None:
+        """Until the batch has ended, at most `wait_s` seconds, and no longer than the service lives."""
+        if not self._admission.is_closed:
+            await self._waits.wait(self._results([batch_id]), wait_s, is_poll=True)
+
+    async def stop(
+        self, batch_id: str, ask: StopAsk, wait_s: float, *, purge: bool = False
+    ) -> Glance:
+        """Stop a batch and wait until nothing of it runs, at most `wait_s` seconds.
+
+        A caller that is cancelled meanwhile leaves the stop as it is.
+
+        purge   forget the batch once it has ended, whoever waits for that
+        raises  BatchNotFound, StoreUnavailable if the stop could not be recorded
+        """
+        glance = await self._looks.glance(batch_id)
+        record = glance.record
+        if record is None and not glance.is_final:
+            return await self._end_resting(glance.row, ask, purge=purge)
+        if record is None or record.shown.is_final:
+            if purge:
+                await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
+            return glance
+        if purge:
+            record.purge()
+        results = self._results([batch_id])
+        self._request_stop(record, ask)
+        await self._waits.wait(results, wait_s)
+        if not record.shown.is_final:
+            await self._store.saved(record)
+        return glance_at(record, self._backend)
+
+    async def stop_many(self, wanted: Filter, ask: StopAsk, wait_s: float) -> list[Glance]:
+        """Stop every active batch that matches now, and wait for all of them together.
+
+        raises  NoFilter if nothing was asked for in particular; StoreUnavailable
+        """
+        if not wanted:
+            raise NoFilter
+        live = sorted(self._registry.entries(), key=lambda entry: entry.record.given.id)[::-1]
+        chosen = [entry for entry in live if wanted.matches(entry.record.shown)]
+        for count, entry in enumerate(chosen, start=1):
+            self._request_stop(entry.record, ask)
+            if count % BATCHES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        await self._waits.wait([entry.result for entry in chosen], wait_s)
+        for entry in chosen:
+            if not entry.record.shown.is_final:
+                await self._store.saved(entry.record)
+        return [glance_at(entry.record, self._backend) for entry in chosen]
+
+    async def stop_task(self, batch_id: str, index: int, ask: StopAsk, wait_s: float) -> TaskGlance:
+        """Stop one task, and wait until nothing of it runs, at most `wait_s` seconds.
+
+        Its batch goes on. A caller that is cancelled meanwhile leaves the stop as it is.
+        raises  BatchNotFound, TaskRecordNotFound, StoreUnavailable
+        """
+        found = await self._looks.glance_at_task(batch_id, index)
+        record = found.batch.record
+        if record is None:
+            return found
+        stop = record.request_task_stop(index, monotonic(), ask.reason, ask.grace_s)
+        if stop is None:
+            return found
+        self._store.mark(record)
+        await self._waits.wait([self.task_stops.stop(record, index, stop)], wait_s)
+        await self._store.saved(record)
+        return await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
+
+    def end_polls(self) -> None:
+        """Let every waiting GET answer with what is."""
+        self._waits.end_polls()
+
+    async def stop_all(self, wait_s: float) -> None:
+        """Interrupt or stop every batch: the service goes down; wait until all have settled."""
+        self.end_polls()
+        live = self._registry.entries()
+        for count, entry in enumerate(live, start=1):
+            self._go_down(entry.record)
+            if count % BATCHES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        await self._waits.wait([entry.result for entry in live], wait_s)
+
+    def _go_down(self, record: Record) -> None:
+        """What a shutdown does to a batch. Its grace counts from now, whenever a stop was asked for."""
+        is_to_stop = record.given.options.on_interruption == "stop"
+        if not is_to_stop and self._admission.interrupt(record):
+            return
+        grace_s, stop = self._shutdown_grace_s, record.stop
+        if stop is not None:
+            grace_s = round(grace_s + monotonic() - stop.requested, 3)
+        self._request_stop(record, StopAsk(SHUTS_DOWN, grace_s), Actor.SERVICE)
+
+    def _request_stop(self, record: Record, ask: StopAsk, actor: Actor = Actor.CLIENT) -> None:
+        """The workers learn of it at once, whatever the store does."""
+        stop = record.request_stop(monotonic(), Cause(actor, ask.reason), ask.grace_s)
+        if stop is not None:
+            self._stopper.stop(record.given.id, stop.grace_s)
+            self._store.mark(record)
+
+    async def _end_resting(self, row: BatchRow, ask: StopAsk, *, purge: bool) -> Glance:
+        """Stop a batch that is interrupted, and will not go on by itself."""
+        loaded = await self._store.read(load, self._store.queries, row)
+        if purge:
+            loaded.record.purge()
+        self._admission.end(loaded, Cause(Actor.CLIENT, ask.reason))
+        await self._store.saved(loaded.record)
+        return Glance(loaded.record.shown, loaded.record)
+
+    def _results(self, batch_ids: Iterable[str]) -> list[AsyncResult]:
+        """What tells that these batches have settled; nothing for those that have."""
+        entries = map(self._registry.get, batch_ids)
+        return [entry.result for entry in entries if entry is not None]
