@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TypeVar
 
 from app.clock import Clock
 from app.database import Database
+from app.lifecycle import Actor, TaskState
 from app.loaded import Loaded, load
 from app.record import Record
-from app.rows import BatchRow, NewBatchRow
+from app.resumption import Resumption
+from app.rows import BatchRow, Cause, NewBatchRow
 from app.store import Store
 from app.table_rows import of_segments
-from tests.app.serving import eventually
+from tests.app.records import new, outcome
+from workers.backend import Ending
 from workers.items import Items
 
 T = TypeVar("T")
@@ -64,6 +68,26 @@ def reloaded(store: Store, batch_id: str) -> Loaded:
     return store.ask(load, store.queries, shown(store, batch_id))
 
 
+def ended(store: Store) -> Record:
+    """A batch of three tasks: one succeeded, one failed, one stopped."""
+    record = insert(store, new("a"))
+    record.append([outcome(0), outcome(1, Ending.RAISED)])
+    record.request_stop(5.0, Cause(Actor.CLIENT, "enough"), 7.0)
+    record.append([outcome(2, Ending.STOPPED, noticed=5.5, ended=6.0)])
+    record.settle(6.5)
+    save(store, record)
+    return record
+
+
+def resume(
+    store: Store, batch_id: str, states: set[TaskState], receipt: bytes | None = None
+) -> None:
+    """Have the store resume a batch."""
+    seen = shown(store, batch_id)
+    resumption = Resumption(store.queries, store.rows, seen, states, receipt, monotonic())
+    wait_for(lambda: store.write(resumption.write))
+
+
 def wait_for(call: Callable[[], Awaitable[T]]) -> T:
     """What it gives in an event loop of its own."""
 
@@ -72,6 +96,3 @@ def wait_for(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
 
     return asyncio.run(run())
-
-
-__all__ = ["eventually", "insert", "reloaded", "running_store", "save", "shown", "wait_for"]
