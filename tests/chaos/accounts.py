@@ -16,6 +16,12 @@ from workers.backend import Ending
 SLACK_S = 0.002
 #: From a deadly signal to the death: the interpreter may write a report of its crash meanwhile.
 DYING_S = 1.0
+#: A task that has run for so long when its service is killed is known to have begun.
+KNOWN_S = 1.5
+#: From the death of a service until every worker of its has heard of it.
+HEARING_S = 1.0
+#: From the end of a service until the last of its tasks has gone: its grace, and a critical section.
+LEAVING_S = 3.0
 
 
 class Claim(NamedTuple):
@@ -82,6 +88,7 @@ class Account:
     claims: defaultdict[int, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     finals: Counter[int] = field(default_factory=Counter)
     size_at_end: int | None = None
+    resumed: list[float] = field(default_factory=list)  # when
 
     @property
     def is_stopped(self) -> bool:
@@ -100,6 +107,7 @@ class Blows:
     def __init__(self) -> None:
         self._of_pid: defaultdict[int, list[float]] = defaultdict(list)
         self._of_wardens: list[float] = []
+        self._of_services: list[tuple[float, float]] = []
 
     def worker(self, pid: int, at: float) -> None:
         """A worker was sent a deadly signal."""
@@ -108,6 +116,22 @@ class Blows:
     def warden(self, at: float) -> None:
         """A warden was, and all its workers go with it."""
         self._of_wardens.append(at)
+
+    def service(self, began: float, over: float) -> None:
+        """The service was ended, from the first signal until it was gone; its tasks were told."""
+        self._of_services.append((began, over))
+
+    def count_ends(self, since: float) -> int:
+        """How often the service was ended after that moment."""
+        return sum(over >= since for _, over in self._of_services)
+
+    def may_hide(self, at: float) -> bool:
+        """Whether a service ended so soon after a task began that nobody need know of it."""
+        return any(began - KNOWN_S <= at <= over + HEARING_S for began, over in self._of_services)
+
+    def told_to_leave(self, at: float) -> bool:
+        """Whether tasks were told then to stop, since their service had ended."""
+        return any(began - SLACK_S <= at <= over + LEAVING_S for began, over in self._of_services)
 
     def explain(self, claim: Claim) -> bool:
         """Whether that may have ended the attempt."""

@@ -51,6 +51,11 @@ class Auditor:
             self._keep(account, index, of_task[index])
         self._findings.tasks += len(account.kinds)
 
+    def judge_purged(self, account: Account) -> None:
+        """Judge a batch of which nothing is known any more."""
+        self._judge_lateness(account, list(read_lines(account.log)))
+        self._findings.tasks += len(account.kinds)
+
     def judge_workers(self) -> None:
         """A worker is in one task at a time: its death is the fault of that one, if of any."""
         births: defaultdict[int, list[float]] = defaultdict(list)

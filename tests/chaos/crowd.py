@@ -40,7 +40,7 @@ def crowd(folder: Path, dice: Random, scale: float) -> Findings:
     findings = Findings("crowd")
     clients = max(LEAST_CLIENTS, round(CLIENTS * scale))
     rounds = max(1, round(ROUNDS * scale))
-    with running_site(findings, folder) as site:
+    with running_site(findings, folder) as (site, _):
         descriptors = open_descriptors(site.service.pid)
         posts: list[Post] = []
         for number in range(rounds):

@@ -20,6 +20,7 @@ class Broken(StrEnum):
     )
     HUNG = "hung"  # a wait that went past its limit
     ORPHANED = "orphaned"  # a process or folder that was left behind
+    CHANGED = "changed"  # what was told once is told otherwise now
 
 
 EXAMPLES_SHOWN = 12
@@ -56,6 +57,12 @@ class Findings:
             self.examples.append(
                 f"{self.part}: too gentle: {name} is {self.harshness[name]}, not {least:.0f}"
             )
+
+    def take_in(self, other: Findings) -> None:
+        """Add what somebody else has found in the same part."""
+        self.counts += other.counts
+        self.examples += [f"{self.part}: {example}" for example in other.examples]
+        self.harshness += other.harshness
 
     @property
     def is_clean(self) -> bool:

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+from tests.chaos.crashes import crashes, crashes_on_postgresql
 from tests.chaos.crowd import crowd
 from tests.chaos.deaths import deaths
 from tests.chaos.findings import Findings
-from tests.chaos.machine import machine
+from tests.chaos.machine import machine, machine_on_postgresql
 from tests.chaos.races import races
 from tests.chaos.storm import storm
 
@@ -22,7 +23,10 @@ PARTS: dict[str, Part] = {
     "races": races,
     "crowd": crowd,
     "deaths": deaths,
+    "crashes": crashes,
+    "crashes on postgresql": crashes_on_postgresql,
     "machine": machine,
+    "machine on postgresql": machine_on_postgresql,
 }
 
 

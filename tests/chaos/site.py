@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from math import inf
@@ -17,9 +17,10 @@ import httpx
 from tests.chaos.accounts import Account, Ask, Blows, Claim, TaskStop
 from tests.chaos.audit import Auditor
 from tests.chaos.findings import Broken, Findings
+from tests.chaos.lives import Lives
 from tests.chaos.mixture import Draft
 from tests.chaos.task_audit import STOPPING
-from tests.service_process import ServiceProcess, running_service
+from tests.service_process import ServiceProcess
 from workers.backend import Ending
 from workers.linux import pids_with_variable
 
@@ -27,12 +28,12 @@ Json = dict[str, Any]
 
 #: Every process of the service inherits it, wherever in the process tree it has moved to.
 MARK = "CHAOS_MARK"
-TASKS = "tests.chaos.tasks"
+TASKS = "tests.chaos.tasks,tests.chaos.lasting_tasks"
 CLIENT_LIMIT_S = 60.0
 LIMIT_S = 30.0
 LOOK_EVERY_S = 0.01
 PAGE = 1_000
-ACTIVE = frozenset({"queued", "running", "stopping"})
+ACTIVE = frozenset({"queued", "running", "stopping", "interrupted"})
 _NAMES = {
     "timeout_s": "timeout",
     "timeout_grace_s": "timeout_grace",
@@ -55,6 +56,7 @@ class Site:
         self.service, self.client, self.findings = service, client, findings
         self.blows = Blows()
         self.accounts: dict[str, Account] = {}
+        self.purged: list[Account] = []
         self._folder = folder
         self._numbers = count(1)
 
@@ -97,6 +99,41 @@ class Site:
         if reply.status_code == 200:
             self.note_end(self.accounts[batch["id"]])
         return reply
+
+    def resume(self, batch: Json, states: Collection[str]) -> httpx.Response:
+        """POST a resume; what the batch writes from here on belongs to its next run."""
+        account, at = self.accounts[batch["id"]], monotonic()
+        reply = self.client.post(f"{batch['links']['self']}/resume", params={"states": [*states]})
+        if reply.status_code == 202:
+            account.resumed.append(at)
+            account.size_at_end = None
+            for stop in account.task_stops.values():
+                stop.size_at_end = None
+        return reply
+
+    def purge(self, batch: Json) -> httpx.Response:
+        """DELETE a batch and all that is known of it; it must not write another line."""
+        account = self.accounts[batch["id"]]
+        params: Json = {"purge": True, "grace": 0}
+        reply = self.client.delete(batch["links"]["self"], params=params)
+        if reply.status_code == 200:
+            self.note_end(account)
+            self.purged.append(self.accounts.pop(batch["id"]))
+        return reply
+
+    def restart(self, lives: Lives, end: str) -> None:
+        """A deploy or a crash, and the next service with the same data."""
+        self.client.close()
+        began = monotonic()
+        if end == "deploy":
+            lives.stop()
+        else:
+            lives.kill()
+        self.blows.service(began, monotonic())
+        lives.begin()
+        lives.await_ready()
+        self.service = lives.service
+        self.client = httpx.Client(base_url=lives.url, timeout=CLIENT_LIMIT_S)
 
     def note_stop(self, batch: Json, grace: float | str | None) -> None:
         """A stop is about to be asked for; of a batch that has ended it changes nothing."""
@@ -166,7 +203,8 @@ class Site:
         auditor = Auditor(self.findings, self.blows)
         for batch_id, account in self.accounts.items():
             batch = self.client.get(f"/batches/{batch_id}").json()
-            if batch["options"]["fail_fast"] and batch["stop"] is not None:
+            has_failed = batch["stop"] is not None or account.resumed
+            if batch["options"]["fail_fast"] and has_failed:
                 account.stopped_itself = -inf  # perhaps, and nobody says when
             path: str | None = f"/batches/{batch_id}/tasks?limit={PAGE}"
             while path is not None:
@@ -176,6 +214,8 @@ class Site:
                 following = page["next"]
                 path = following and f"/batches/{batch_id}/tasks?limit={PAGE}&cursor={following}"
             auditor.judge(account)
+        for account in self.purged:
+            auditor.judge_purged(account)
 
     def _take(self, account: Account, task: Json) -> None:
         """Note what is said of one task of a batch that has ended."""
@@ -220,19 +260,24 @@ def http_options(options: Json) -> Json:
 
 
 @contextmanager
-def running_site(findings: Findings, folder: Path, **env: Any) -> Iterator[Site]:
-    """A service for one part of the programme; what it leaves behind is found at the end."""
+def running_site(findings: Findings, folder: Path, **env: Any) -> Iterator[tuple[Site, Lives]]:
+    """A service for one part of the programme, and those that follow it; what they leave is found."""
     began, mark = monotonic(), secrets.token_hex(8)
     logs = folder / findings.part
     logs.mkdir()
     env |= {"QUIESCE_TASKS": TASKS, "QUIESCE_LOG_LEVEL": "warning", MARK: mark}
-    with (
-        running_service(folder, **env) as service,
-        httpx.Client(base_url=service.url, timeout=CLIENT_LIMIT_S) as client,
-    ):
-        yield Site(service, client, findings, logs)
+    with Lives(folder, env) as lives:
+        lives.begin()
+        lives.await_ready()
+        client = httpx.Client(base_url=lives.url, timeout=CLIENT_LIMIT_S)
+        site = Site(lives.service, client, findings, logs)
+        try:
+            yield site, lives
+        finally:
+            site.client.close()
+        lives.stop()
     for pid in pids_with_variable(MARK, mark):
         findings.add(Broken.ORPHANED, f"process {pid} is left behind")
-    if "Traceback" in service.stderr():
-        findings.examples.append(f"{findings.part}: {service.report('an unexpected error')}")
+    if "Traceback" in site.service.stderr():
+        findings.examples.append(f"{findings.part}: {site.service.report('an unexpected error')}")
     findings.took_s = monotonic() - began

@@ -57,12 +57,16 @@ class TaskAudit:
         if limit_s is not None:
             due = min((claim.began for claim in self._claims), default=inf) + limit_s - SLACK_S
         for line in self._lines:
-            if line.word in ("saw", "heard") and line.at < due:
+            is_stop = line.word in ("saw", "heard") and line.at < due
+            if is_stop and not self._blows.told_to_leave(line.at):
                 self._blame(f"it saw a stop that nobody asked for: {line}")
 
     def _judge_silence(self) -> None:
         """Nobody said that it has ended: then it must not have begun, because of a stop."""
-        if self._began or self._claims:
+        since = max(self._account.resumed, default=-inf)
+        begins = [line.at for line in self._lines if line.word == "began" and line.at >= since]
+        # What the end of a service cut off was pending again, until the stop came.
+        if self._claims or any(not self._blows.count_ends(at) for at in begins):
             self._add(Broken.LOST, "it ran, and nobody says what became of it")
         elif not self._is_stopped and self._account.size_at_end is not None:
             self._add(Broken.LOST, "nobody says what became of it, and nobody stopped it")
@@ -75,10 +79,11 @@ class TaskAudit:
         final = self._claims[-1]
         if self._account.finals[self._index] > 1:
             self._add(Broken.DUPLICATED, "it ended more than once")
-        if final.attempt > self._account.max_attempts:
+        if final.attempt > self._most_attempts:
             self._add(Broken.DUPLICATED, f"{final.attempt} attempts")
         if not self._account.tells_every_attempt:
-            if self._began.total() > final.attempt:
+            begins = [line.at for line in self._lines if line.word == "began"]
+            if sum(not self._blows.may_hide(at) for at in begins) > final.attempt:
                 self._add(Broken.DUPLICATED, f"it began {self._began.total()} times")
             return
         numbers = [claim.attempt for claim in self._claims if claim.ending is not Ending.SKIPPED]
@@ -91,6 +96,13 @@ class TaskAudit:
                     Broken.DUPLICATED,
                     f"it began {times} times in worker {pid}, {told[pid]} are told",
                 )
+
+    @property
+    def _most_attempts(self) -> int:
+        """Those that are cut off do not count, and with each run it is counted anew."""
+        first = min((line.at for line in self._lines), default=inf)
+        runs = 1 + len(self._account.resumed)
+        return self._account.max_attempts * runs + self._blows.count_ends(first)
 
     def _judge_claim(self, claim: Claim) -> None:
         judge: dict[Ending, Callable[[Claim], None]] = {

@@ -27,9 +27,10 @@ def judged(
     kind: str = "look",
     *,
     is_final: bool = True,
+    ends: tuple[float, ...] = (),
     **known: object,
 ) -> Findings:
-    """What is found in a batch of one task that wrote `lines`; we have killed nobody."""
+    """What is found in a batch of one task that wrote `lines`; `ends` are those of its services."""
     log = folder / "log"
     log.write_text("".join(f"{line}\n" for line in lines))
     account = Account("batch", log, [kind], size_at_end=log.stat().st_size)
@@ -37,10 +38,13 @@ def judged(
     account.finals[0] = int(is_final)
     for name, value in known.items():
         setattr(account, name, value)
-    findings = Findings("test")
-    auditor = Auditor(findings, Blows())
+    findings, blows = Findings("test"), Blows()
+    for end in ends:
+        blows.service(end, end)
+    auditor = Auditor(findings, blows)
     auditor.judge(account)
-    auditor.judge_workers()
+    if not ends:  # a worker that dies with its service is nobody's fault
+        auditor.judge_workers()
     return findings
 
 
@@ -117,6 +121,27 @@ def test_a_line_after_the_end_is_found(tmp_path: Path) -> None:
         lines = [BEGAN, f"alive 0 {Q} 1 12.0", ENDED]
         found = judged(tmp_path, lines, [RETURNED], "share", **known)
         assert found.counts[Broken.RAN_AFTER_STOP] == 1
+
+
+def test_what_the_end_of_a_service_cut_off_is_forgiven_and_nothing_else(tmp_path: Path) -> None:
+    """Its tasks see a stop, and begin anew, perhaps without anybody having known of their begin."""
+    again = [f"began 0 {Q} 1 18.0", f"ended 0 {Q} 1 18.1"]
+    second = RETURNED._replace(pid=Q, attempt=2)
+    skipped = {"is_final": False, "stops": [Ask(14.0, None)]}
+
+    def kinds(lines: list[str], claims: list[Claim], **known: object) -> set[Broken]:
+        known = {"tells_every_attempt": False} | known
+        return {*judged(tmp_path, lines, claims, **known).counts}  # type: ignore[arg-type]
+
+    assert kinds([BEGAN, SAW, ENDED, *again], [second], ends=(10.05,)) == set()
+    assert kinds([BEGAN, *again], [second._replace(attempt=1)], ends=(10.05,)) == set()
+    assert kinds([BEGAN], [], ends=(10.05,), **skipped) == set()
+    assert kinds([BEGAN, ENDED], [], resumed=[11.0], **skipped) == set()
+    assert kinds([BEGAN, SAW, ENDED, *again], [second], ends=(14.0,)) == {Broken.WRONGLY_BLAMED}
+    assert kinds([BEGAN, *again], [second._replace(attempt=1)], ends=(14.0,)) == {Broken.DUPLICATED}
+    assert kinds([BEGAN, *again], [second._replace(attempt=3)], ends=(14.0,)) == {Broken.DUPLICATED}
+    assert kinds([BEGAN], [], ends=(9.0,), **skipped) == {Broken.LOST}
+    assert kinds([BEGAN, ENDED], [], resumed=[9.0], **skipped) == {Broken.LOST}
 
 
 @pytest.mark.parametrize(

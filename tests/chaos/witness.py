@@ -32,7 +32,7 @@ class Witness:
                 claims.append(claim)
             self.account.finals[outcome.index] += 1
 
-    def retrying(self, outcome: Outcome, used: int) -> None:
+    def retrying(self, outcome: Outcome, used: int) -> None:  # noqa: ARG002
         self.account.claims[outcome.index].append(_claim(outcome))
 
     def progressed(self, index: int, attempt: int, progress: bytes) -> None:
