@@ -157,7 +157,8 @@ class Stopping:
         stop = record.request_stop(monotonic(), Cause(actor, ask.reason), ask.grace_s)
         if stop is not None:
             self._stopper.stop(record.given.id, stop.grace_s)
-            self._store.mark(record)
+            # Most have settled before that is due, and all is written at once.
+            self._store.mark_later(record)
 
     async def _end_resting(self, row: BatchRow, ask: StopAsk, *, purge: bool) -> Glance:
         """Stop a batch that is interrupted, and will not go on by itself."""
