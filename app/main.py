@@ -105,7 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.enter_context(drain_on_signals(drain))
         await asyncio.to_thread(service.restart)
         generation.start()
-        stack.callback(generation.close)
+        stack.push_async_callback(asyncio.to_thread, generation.close)
         stack.push_async_callback(_cancel, asyncio.create_task(retention.run()))
         yield
 
