@@ -22,6 +22,7 @@ from app.tables import holder
 __all__ = ["Database", "DatabaseUnusable", "explain"]
 
 FILE_NAME = "quiesce.db"
+PROBE = "probe"  # no other service ever sees it
 WANTED = "QUIESCE_DATABASE / --database must be sqlite:///PATH or postgresql://..."
 
 
@@ -89,6 +90,15 @@ class Database:
         """Raises StoreUnavailable if the database cannot be written, or is another service's now."""
         with self.writing():
             pass
+
+    def probe(self, connection: Connection) -> None:
+        """Write something that leaves no trace, as there may be nothing else to try it with.
+
+        raises  StoreFull if there is no room, even if it might do for this
+        """
+        self._dialect.find_room()
+        connection.execute(holder.insert(), {"token": PROBE})
+        connection.execute(holder.delete().where(holder.c.token == PROBE))
 
     def shrink(self) -> bool:
         """Give free room back to the file system for a moment; True if there is more to give."""

@@ -57,6 +57,10 @@ class Dialect(ABC):
         """Raises StoreUnavailable if what is written now would be lost."""
 
     @abstractmethod
+    def find_room(self) -> None:
+        """Raises StoreFull if it is known that there is none, for a moderate transaction."""
+
+    @abstractmethod
     def shrink(self) -> bool:
         """Give some free room back to the file system; True if there is more to give."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from app.lifecycle import TaskState, task_state
-from app.rows import BatchRow, Row, all_counts
+from app.rows import BatchRow, Row, StopRow, all_counts
 from app.taken import OutcomeRow
 from workers.backend import Ending, Outcome
 
@@ -93,21 +94,20 @@ class OutcomeLog:
             self.on_added(len(fresh), size)
         return fresh, refused
 
-    def take(self, most: int, stop_requested: float | None) -> list[OutcomeRow]:
-        """The next to be written, at most so many."""
-        some = self._unsaved[:most]
-        del self._unsaved[:most]
-        rows, counts = [], self._counts
-        for number, outcome in enumerate(some, self.number):
+    def take(self, most: int, most_bytes: int, stop: StopRow | None) -> list[OutcomeRow]:
+        """The next to be written: at most so many, and none after so many bytes of payload."""
+        rows: list[OutcomeRow] = []
+        counts, size, late_from = self._counts, 0, inf if stop is None else stop.requested
+        for number, outcome in enumerate(self._unsaved[:most], self.number):
             state = _STATES[outcome.noticed > 0][outcome.ending]
-            is_late = (
-                stop_requested is not None
-                and outcome.ended >= stop_requested
-                and outcome.attempt > 0
-            )
+            is_late = outcome.ended >= late_from and outcome.attempt > 0
             rows.append(OutcomeRow(outcome, state, number, is_late))
             counts[state] = counts.get(state, 0) + 1
             self.stopped_tasks += is_late
+            size += len(outcome.payload)
+            if size >= most_bytes:
+                break
+        del self._unsaved[: len(rows)]
         self.number += len(rows)
         return rows
 

@@ -89,6 +89,9 @@ class Postgresql(Dialect):
     def check(self) -> None:
         """Nothing to do: the writer's connection lives, and so it has the lock."""
 
+    def find_room(self) -> None:
+        """Nothing to do: only the server knows."""
+
     def shrink(self) -> bool:
         """Nothing to do: that is the server's business (autovacuum)."""
         return False

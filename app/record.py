@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -275,11 +276,10 @@ class Record:
         with self._lock:
             self._told.append((self._outcomes.added, told))
 
-    def take(self, most: int) -> Taken:
-        """What the store does not have yet, at most so many outcomes; what follows waits for them."""
+    def take(self, most: int, most_bytes: int = sys.maxsize) -> Taken:
+        """What the store does not have yet, at most so much; what follows outcomes waits for them."""
         with self._lock:
-            stop = self._stop
-            rows = self._outcomes.take(most, None if stop is None else stop.requested)
+            rows = self._outcomes.take(most, most_bytes, self._stop)
             self._version += bool(rows)
             is_whole = self._outcomes.is_taken
             if is_whole and self._settled is not None and self._state in _UNDER_WAY:

@@ -113,6 +113,10 @@ class Sqlite(Dialect):
         if not is_same:
             raise StoreUnavailable(f"{self.where} was removed or replaced while it was in use")
 
+    def find_room(self) -> None:
+        if self._is_full():
+            raise self._full()
+
     def shrink(self) -> bool:
         left = SPARE_PAGES + 1
         for _ in range(SHRINK_STEPS):  # others may write in between
@@ -132,10 +136,13 @@ class Sqlite(Dialect):
             return None
         primary = error.sqlite_errorcode & 0xFF
         if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._is_full()):
-            return StoreFull(f"there is no room left for {self.where}")
+            return self._full()
         if primary in MEANINGS:
             return StoreUnavailable(f"{self.where} {MEANINGS[primary]} ({error.sqlite_errorname})")
         return None
+
+    def _full(self) -> StoreFull:
+        return StoreFull(f"there is no room left for {self.where}")
 
     def _is_full(self) -> bool:
         """Try it: SQLite does not tell a quota from a broken disk."""

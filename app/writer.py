@@ -28,6 +28,9 @@ log = logging.getLogger("quiesce.store")
 MOST_OUTCOMES = 4_000
 MOST_BYTES = 8 << 20
 MOST_REQUESTS = 1_000
+#: The pool's thread says one thing after the other, outcomes and then the end of their batch: what
+#: comes in the same moment is written together.
+MOMENT_S = 0.0003
 #: Progress and savepoints gather for so long.
 GATHER_S = 0.05
 #: Between two tries while the store cannot be written.
@@ -58,11 +61,14 @@ class Call(NamedTuple):
 class Lot:
     """What goes into one transaction."""
 
-    def __init__(self) -> None:
-        self.taken: list[tuple[Record, Taken]] = []  # must be written, however long it takes
+    def __init__(self, owed: list[tuple[Record, Taken]]) -> None:
+        """owed: must be written, however long it takes; `add` adds to it."""
+        self.taken = owed
         self.inserts: list[Insert] = []  # these are refused instead
         self.calls: list[Call] = []
         self.outcomes = self.payload_bytes = 0
+        for _, taken in owed:
+            self._count(taken)
 
     def __bool__(self) -> bool:
         return bool(self.taken or self.inserts or self.calls)
@@ -80,6 +86,9 @@ class Lot:
     def add(self, record: Record, taken: Taken) -> None:
         """This has to be written."""
         self.taken.append((record, taken))
+        self._count(taken)
+
+    def _count(self, taken: Taken) -> None:
         self.outcomes += len(taken.outcomes)
         self.payload_bytes += sum(len(row.outcome.payload) for row in taken.outcomes)
 
@@ -88,7 +97,9 @@ class Writer:
     """A thread that writes. Everybody else says what there is to be written, and goes on.
 
     What workers and stops have brought about is kept and tried again until it is written; what
-    somebody asks for and can be told so, is refused.
+    somebody asks for and can be told so, is refused. While the store is in trouble only what has to
+    be written is tried, or a probe: what gathers meanwhile does so in the records, which does not
+    grow, and in requests, which are refused with each try that fails.
     """
 
     def __init__(
@@ -111,9 +122,9 @@ class Writer:
         self._on_written, self._on_shown, self._on_tick = on_written, on_shown, on_tick
         self._queue: SimpleQueue[Record | list[Insert] | Call | None] = SimpleQueue()
         self._gathering: deque[tuple[float, Record]] = deque()
-        self._owed: list[tuple[Record, Taken]] = []  # of a transaction that failed
+        self._owed: list[tuple[Record, Taken]] = []  # taken, and not written yet
         self._to_forget: list[int] = []  # refused, and perhaps written all the same
-        self._is_ending = self._gives_up = False
+        self._is_ending = self._gives_up = self._has_ended = False
         self._rest = threading.Event()  # cut short when there is no more time
         self._retry_s = 0.0
         self._ticked = 0.0
@@ -156,37 +167,37 @@ class Writer:
         self._gives_up = True
         self._rest.set()
         self._thread.join(limit_s)
-        return not self._owed
+        return self._has_ended
 
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._gives_up:
             try:
-                if self.trouble is not None:
-                    self._rest.wait(self._retry_s)
-                lot = self._gather()
-                if lot or self._to_forget:
+                lot = self._gather() if self.trouble is None else self._again()
+                if lot or self._to_forget or self.trouble is not None:
                     self._write(lot)
-                elif self._is_ending and not self._gathering:
+                if self._is_ending and self._is_idle:
+                    self._has_ended = True
                     return
                 self._tick()
             except Exception:  # whatever it was, there is nobody else who writes
                 log.exception("the store's writer goes on after an unexpected error")
 
+    @property
+    def _is_idle(self) -> bool:
+        waits = self._owed or self._to_forget or self._gathering
+        return not waits and self._queue.empty()
+
     def _gather(self) -> Lot:
         """Wait for something to write, then take what there is."""
-        lot = Lot()
-        for record, taken in self._owed:
-            lot.add(record, taken)
-        self._owed = []
-        patience_s = 0.0 if lot.taken else self._patience_s()
+        lot = Lot(self._owed)
         try:
-            while True:
-                self._add(lot, self._queue.get(timeout=patience_s))
-                patience_s = 0.0
-                if lot.is_full:
-                    break
+            work = self._queue.get(timeout=self._patience_s())
+            if isinstance(work, Record) and not self._is_ending:
+                self._rest.wait(MOMENT_S)
+            self._add(lot, work)
+            while not lot.is_full:
                 self._add(lot, self._queue.get_nowait())
         except Empty:
             pass
@@ -197,7 +208,12 @@ class Writer:
             self._add(lot, record)
         return lot
 
-    def _patience_s(self) -> float | None:
+    def _again(self) -> Lot:
+        """Wait a moment, then try once more what has to be written, and nothing else."""
+        self._rest.wait(self._retry_s)
+        return Lot(self._owed)
+
+    def _patience_s(self) -> float:
         if self._is_ending:
             return 0.0
         if self._gathering:
@@ -207,7 +223,9 @@ class Writer:
     def _add(self, lot: Lot, work: Record | list[Insert] | Call | None) -> None:
         if isinstance(work, Record):
             work.is_marked = False  # first: what comes from here on is marked again
-            taken = work.take(max(1, MOST_OUTCOMES - lot.outcomes))
+            taken = work.take(
+                max(1, MOST_OUTCOMES - lot.outcomes), max(1, MOST_BYTES - lot.payload_bytes)
+            )
             lot.add(work, taken)
             if not taken.is_whole:
                 self.mark(work)
@@ -235,6 +253,8 @@ class Writer:
     def _write_all(self, connection: Connection, lot: Lot) -> list[Any]:
         if self._to_forget:
             forget(connection, self._to_forget)
+        if not lot:
+            self._database.probe(connection)
         if lot.inserts:
             self._transactions.insert(connection, [each.insertion for each in lot.inserts])
         if lot.taken:
@@ -246,13 +266,14 @@ class Writer:
         if self.trouble is not None:
             log.warning("the store can be written again")
         self.trouble, self._retry_s = None, 0.0
+        self._owed = []
         self._to_forget.clear()
         if lot.outcomes:
-            self._on_written(lot.outcomes, lot.payload_bytes)
+            _tell(partial(self._on_written, lot.outcomes, lot.payload_bytes))
         for record, taken in lot.taken:
             before = record.shown
             record.publish(taken)
-            self._on_shown(before, record.shown)
+            _tell(partial(self._on_shown, before, record.shown))
             for tell in taken.told:
                 _tell(tell)
         for insert in lot.inserts:
@@ -267,12 +288,23 @@ class Writer:
         """It could not be written: keep what must be, and tell the others why."""
         if self.trouble is None or str(self.trouble) != str(error):
             log.error("the store cannot be written: %s", error)
-        self.trouble = error
-        self._owed = lot.taken
-        self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
         self._to_forget += [insert.insertion.given.serial for insert in lot.inserts]
-        refused = [insert.reply for insert in lot.inserts] + [call.reply for call in lot.calls]
-        _answer([(reply, error) for reply in refused])
+        if self.trouble is not None:  # once may be an accident
+            self._refuse_waiting(error)
+        self.trouble = error
+        self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
+        _answer_all(lot, error)
+
+    def _refuse_waiting(self, error: QuiesceError) -> None:
+        """Nobody waits longer than two tries; what has to be written waits in the queue."""
+        waiting = Lot([])
+        for _ in range(self._queue.qsize()):
+            work = self._queue.get_nowait()
+            if isinstance(work, Record):
+                self._queue.put(work)
+            else:
+                self._add(waiting, work)
+        _answer_all(waiting, error)
 
     def _tick(self) -> None:
         now = monotonic()
@@ -290,11 +322,20 @@ def _tell(told: Callable[[], None]) -> None:
 
 def _make(call: Call, connection: Connection) -> Any:
     """What the call gives; the reason, if it refuses, and then it has written nothing."""
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            return call.write(connection)
+        given = call.write(connection)
     except QuiesceError as refusal:
+        savepoint.rollback()
         return refusal
+    # After any other error there may be nothing left to roll back to.
+    savepoint.commit()
+    return given
+
+
+def _answer_all(lot: Lot, error: QuiesceError) -> None:
+    refused = [insert.reply for insert in lot.inserts] + [call.reply for call in lot.calls]
+    _answer([(reply, error) for reply in refused])
 
 
 Answers = Sequence[tuple[asyncio.Future[Any], Any]]
