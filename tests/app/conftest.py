@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+import app.writer
 from app.database import Database
 from app.store import Store
+from tests.app.moody_database import MoodyDatabase
 from tests.app.stores import running_store
 
 
@@ -13,3 +15,9 @@ from tests.app.stores import running_store
 def store(database: Database) -> Iterator[Store]:
     with running_store(database) as store:
         yield store
+
+
+@pytest.fixture
+def moody(database: Database, monkeypatch: pytest.MonkeyPatch) -> MoodyDatabase:
+    monkeypatch.setattr(app.writer, "MOST_RETRY_S", app.writer.FIRST_RETRY_S)
+    return MoodyDatabase(database)
