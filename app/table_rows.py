@@ -7,6 +7,7 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 
 from sqlalchemy import RowMapping
 
@@ -47,7 +48,9 @@ ENDED_STATES = (
 GIVEN = ("serial", "id", "task", "name", "labels", "options", "total", "created")
 
 #: Plain texts: a driver takes its time with those of an enum.
-_STATE_TEXTS = {state: str(state.value) for state in TaskState}
+_TEXTS: Mapping[StrEnum, str] = {
+    member: str(member.value) for kind in (TaskState, BatchState, Actor) for member in kind
+}
 _write_options = BatchOptions.__pydantic_serializer__.to_json
 _read_options = BatchOptions.__pydantic_validator__.validate_json
 
@@ -82,7 +85,7 @@ class TableRows:
             explicit = 0
         return {
             "serial": row.given.serial,
-            "state": row.state.value,
+            "state": _TEXTS[row.state],
             "run": row.run,
             "version": row.version,
             "started": wall(row.started),
@@ -146,7 +149,7 @@ class TableRows:
             "index": index,
             "run": batch.run,
             "number": row.number,
-            "state": _STATE_TEXTS[row.state],
+            "state": _TEXTS[row.state],
             "attempt": attempt,
             "began": round(began + offset_s, 6),
             "ended": round(ended + offset_s, 6),
@@ -234,8 +237,8 @@ class TableRows:
             "number": row.number,
             "at": self.clock.wall(row.at),
             "run": row.run,
-            "state": row.state.value,
-            "actor": row.cause.actor.value,
+            "state": _TEXTS[row.state],
+            "actor": _TEXTS[row.cause.actor],
             "cause": storable(row.cause.reason),
             "receipt": row.receipt,
         }
