@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from workers import Progress, StopEvent, Stopped, task
+from workers import Progress, Savepoint, StopEvent, Stopped, task
 from workers.fetching import NoPage, Page, fetch, site_of
 
 #: Set by the service from its settings `files_root` and `crawl_hosts`.
@@ -71,6 +71,27 @@ def primes(
             break
         count += is_prime(number)
     return count
+
+
+@task
+def relay(
+    legs: Annotated[int, Field(ge=1, le=1_000)] = 10,
+    seconds: Annotated[float, Field(ge=0, le=3_600)] = 1.0,
+    *,
+    stop: StopEvent,
+    savepoint: Savepoint,
+) -> list[dict[str, int]]:
+    """Run so many legs, each of so many seconds; the result says which process ran which.
+
+    Each leg that is done is saved. Whatever ends an attempt, the next one takes over from there.
+    """
+    run: list[dict[str, int]] = savepoint.load([])
+    for leg in range(len(run) + 1, legs + 1):
+        if stop.wait(seconds):
+            break
+        run.append({"leg": leg, "pid": os.getpid()})
+        savepoint.save(run)
+    return run
 
 
 @task

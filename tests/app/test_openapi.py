@@ -159,7 +159,7 @@ def test_a_new_batch_is_one_of_the_tasks_batches(document: Json) -> None:
     schemas = document["components"]["schemas"]
     union = schemas["NewBatch"]
 
-    names = "countdown checksum primes stubborn listen convert crawl"
+    names = "countdown checksum primes relay stubborn listen convert crawl"
     assert " ".join(union["discriminator"]["mapping"]) == names
     assert union["oneOf"][0] == {"$ref": "#/components/schemas/countdown.batch"}
     assert schemas["countdown.batch"]["properties"]["task"]["const"] == "countdown"

@@ -37,7 +37,7 @@ def test_the_shipped_tasks_are_served() -> None:
     """They are the default of QUIESCE_TASKS, and each has a text for the catalog."""
     catalog = Catalog.load(["workers.examples"])
 
-    assert " ".join(catalog) == "countdown checksum primes stubborn listen convert crawl"
+    assert " ".join(catalog) == "countdown checksum primes relay stubborn listen convert crawl"
     assert all(spec.doc and spec.module == "workers.examples" for spec in catalog.values())
 
 

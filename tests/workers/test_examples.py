@@ -14,7 +14,7 @@ import pytest
 
 from tests.workers.driver import Driver
 from tests.workers.stages import event_of
-from workers import Progress, StopEvent, Stopped
+from workers import Progress, Savepoint, StopEvent, Stopped
 from workers.backend import Ending
 from workers.examples import (
     BLOCK_BYTES,
@@ -25,6 +25,7 @@ from workers.examples import (
     inside_root,
     is_prime,
     primes,
+    relay,
     stubborn,
 )
 from workers.inbox import LocalFlag
@@ -201,6 +202,18 @@ def test_countdown_says_how_it_ended() -> None:
     """The textbook task: done, or stopped in one of its seconds."""
     assert countdown(7, 0, stop=event()) == "7: done"
     assert countdown(7, 10, stop=event(is_set=True)) == "7: stopped after 1 s"
+
+
+def test_a_relay_goes_on_from_its_savepoint() -> None:
+    """It is what task authors copy, and what the demonstration shows."""
+    savepoint = Savepoint()
+    savepoint.save([{"leg": 1, "pid": 1}, {"leg": 2, "pid": 2}])
+    stopped = relay(legs=4, seconds=0, stop=event(is_set=True), savepoint=savepoint)
+    run = relay(legs=4, seconds=0, stop=event(), savepoint=savepoint)
+
+    assert stopped == [{"leg": 1, "pid": 1}, {"leg": 2, "pid": 2}]
+    assert run == stopped + [{"leg": leg, "pid": os.getpid()} for leg in (3, 4)]
+    assert savepoint.load() == run
 
 
 def test_stubborn_ends_by_itself_at_last() -> None:
