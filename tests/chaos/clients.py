@@ -22,6 +22,9 @@ CLIENT_LIMIT_S = 40.0
 MOST_LIVE = 3
 MOST_TICKS = 4_000
 LONGEST_CLIMB_S = 4.0
+#: Of a task that never looks: longer than the next service takes to start.
+LONGEST_TOIL_S = 6.0
+TOIL = ["work"]
 #: There is a restart between the looks, so tasks last longer than elsewhere.
 STRETCH = 2.0
 RESUMABLE = ("skipped", "stopped", "killed", "failed")
@@ -135,7 +138,7 @@ class CrashClient:
         log = self._folder / number
         log.touch()
         options = http_options(draft.options)
-        if self._dice.random() < 0.1:
+        if self._dice.random() < (0.5 if draft.kinds == TOIL else 0.1):
             options["on_interruption"] = "stop"
         body = {
             "task": draft.task,
@@ -263,6 +266,9 @@ def _draw(dice: Random) -> Draft:
     if sort < 0.45:
         count = dice.randint(1, 20)
         return Draft("stumble", ["stumble"] * count, [0.0] * count, draft.options)
+    if sort < 0.6:
+        lasts_s = dice.uniform(2, LONGEST_TOIL_S)
+        return Draft("act", TOIL, [lasts_s], _untimed(draft.options))
     return draft
 
 

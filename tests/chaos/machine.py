@@ -47,7 +47,7 @@ LEAST = {
     "kills of a worker": 40,
     "kills of a Manager": 20,
     "kills of a warden": 20,
-    "ends of the service": 40,
+    "ends of the service": 20,
     "resumes": 40,
     "purges": 20,
 }
