@@ -14,7 +14,7 @@ from app.lifecycle import TaskState
 from app.previews import ends_of, preview
 from app.queries import Filter
 from app.registry import Registry
-from app.results import result_lines
+from app.results import begun, result_lines
 from app.rows import BatchRow, Row
 from app.schemas import BatchView, HistoryView, StopPreview, TaskPage, TaskView
 from app.store import Store
@@ -128,7 +128,7 @@ class Looks:
     async def results(self, batch_id: str) -> AsyncIterator[bytes]:
         """Chunks of NDJSON: a line for each task that has ended by now. Raises BatchNotFound."""
         glance = await self.glance(batch_id)
-        return result_lines(self._store, glance.row)
+        return await begun(result_lines(self._store, glance.row))
 
     def retry_after_s(self, glances: Iterable[Glance | TaskGlance]) -> int:
         """In how many seconds the stops that are under way are worth another look."""

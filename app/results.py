@@ -22,3 +22,15 @@ async def result_lines(store: Store, batch: BatchRow) -> AsyncIterator[bytes]:
             start = rows[-1].index + 1
         is_cut = sum(len(row.payload) for row in rows) >= BYTES_PER_TURN
         is_more = is_cut or len(rows) == TASKS_PER_TURN
+
+
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same once the first is there: what goes wrong until then can still be answered."""
+    first = await anext(chunks, b"")
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return all_of_them()

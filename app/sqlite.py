@@ -201,6 +201,7 @@ class Sqlite(Dialect):
             check_same_thread=False,
         )
         try:
+            self.check()  # now that it is open
             if self._path.stat().st_size == 0:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has to be the first of all
             for pragma in pragmas:

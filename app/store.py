@@ -161,6 +161,8 @@ class Store:
         reply: asyncio.Future[None] = loop.create_future()
         record.then(partial(_wake, loop, reply))
         self.mark(record)
+        if self.writer.trouble is not None:
+            await self.write(_nothing)  # refused with the next try that fails
         try:
             async with asyncio.timeout(SAVE_LIMIT_S):
                 await reply
@@ -198,6 +200,10 @@ class Store:
             log.error("not everything could be written: tasks that ended lately will run again")
         self._readers.shutdown(wait=True, cancel_futures=True)
         return is_all
+
+
+def _nothing(connection: Connection) -> None:
+    """What is written to learn whether anything can be."""
 
 
 def _wake(loop: asyncio.AbstractEventLoop, reply: asyncio.Future[None]) -> None:

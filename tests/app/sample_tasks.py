@@ -119,3 +119,12 @@ def count_up(path: Path, to: int, *, stop: StopEvent, savepoint: Savepoint) -> i
         at += 1
         savepoint.save(at)
     return at
+
+
+@task
+def wait_for_file(path: Path) -> str:
+    """Wait until a file is there, a minute at most."""
+    end = monotonic() + 60
+    while not path.exists() and monotonic() < end:
+        sleep(0.01)
+    return "there" if path.exists() else "never came"
