@@ -32,8 +32,9 @@ USER 10001:10001
 VOLUME ["/data"]
 EXPOSE 8000
 
-# Liveness, not readiness: whoever restarts an unhealthy container must not restart a draining one.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
+# Liveness, not readiness: whoever restarts an unhealthy container must not restart a draining one, nor
+# one whose disk is full. The start period is for one that has very many batches to go on with.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['QUIESCE_PORT']), timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
 
 # The service handles signals itself, also as process 1. Add an init (docker run --init, or

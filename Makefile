@@ -39,7 +39,7 @@ help: ## list these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 13
 
 .PHONY: demo
-demo: $(RUNTIME) ## start the service, stop a batch safely, use the same workers again
+demo: $(RUNTIME) ## start the service, stop a batch safely, kill the service, go on
 	@$(BIN)/python -m app demo
 
 .PHONY: serve

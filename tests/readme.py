@@ -15,18 +15,21 @@ from tests.service_process import ROOT, ServiceProcess, running_service
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN_URL = "http://127.0.0.1:8000"
 SHOWN_FOLDER = "/tmp/"
+SHOWN_DATA = "~/.local/state/quiesce"
 LIMIT_S = 60.0
 
 OUTPUTS = {"http", "json", "jsonl", "text"}
 
 _SERVE = re.compile(r"((?:[A-Z_]+=\S+ )*)make serve\n")
 SAVED_AS = re.compile(r"[Ss]ave \w+ as `(\w+\.py)`")
+QUOTED = re.compile(r"[Aa]s\s+in `([\w/]+\.py)`")
+KILLS = "kill -9 $"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BATCH_ID = re.compile(r"\b[0-9a-hjkmnp-tv-z]{26}\b")
 #: Different each time: moments and durations.
 _MOMENTS = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|\d+:\d\d:\d\d|\d[\d.]*(?= m?s\b)")
-#: Different on each machine: ports, process ids, and how many files its Python has.
-_NUMBERS = re.compile(r"(?<=127\.0\.0\.1:)\d+|\d+(?:, \d+)+|(?<!answered )\b\d{3,}\b")
+#: Different on each machine: ports, process ids, what was done by then, and how many files it has.
+_NUMBERS = re.compile(r"(?<=127\.0\.0\.1:)\d+|\d+(?:, \d+)+|\b\d+-\d+\b|(?<!answered )\b\d{3,}\b")
 VOLATILE_MEMBERS = {"took", "noticed", "ended", "pid", "packed", "worst", "p99"}
 VOLATILE_MEMBERS |= {"worst_gap", "usual_gap", "silent_for", "predicted"}
 
@@ -156,17 +159,19 @@ class Stranger:
     def follow(self, block: Block) -> str:
         """Do what a block says; what the terminal then shows."""
         if block.language == "python":
-            (name,) = SAVED_AS.findall(block.sentence)
-            (self._folder / name).write_text(block.text, encoding="utf-8")
+            for name in SAVED_AS.findall(block.sentence):
+                (self._folder / name).write_text(block.text, encoding="utf-8")
             return ""
         if served := _SERVE.fullmatch(block.text):
             return self._serve(dict(word.split("=", 1) for word in served[1].split()))
-        here = self._here(block.text)
-        script = "\n".join(["set -eu -o pipefail", *self._variables, here])
-        words = ["bash", "-c", script]
+        # Variables as they are shown: where the service answers may change.
+        script = "\n".join(["set -eu -o pipefail", *self._variables, block.text])
+        words = ["bash", "-c", self._here(script)]
         run = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         assert run.returncode == 0, f"line {block.line}: {run.stdout}{run.stderr}"
-        self._variables += re.findall(r"^[A-Z]+=\S+$", here, re.MULTILINE)
+        if KILLS in block.text and self._service is not None:
+            self._service.wait()
+        self._variables += re.findall(r"^[A-Z]+=\S+$", block.text, re.MULTILINE)
         return run.stdout
 
     def compare(self, shown: Block, real: str) -> None:
@@ -190,7 +195,8 @@ class Stranger:
             command = command.replace(SHOWN_URL, self._service.url)
         for there, here in self._ids.items():
             command = command.replace(there, here)
-        return command.replace(SHOWN_FOLDER, f"{self._folder}/")
+        command = command.replace(SHOWN_FOLDER, f"{self._folder}/")
+        return command.replace(SHOWN_DATA, f"{self._folder}/data")
 
 
 def finding(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app.main import STORE_LIMIT_S
 from app.settings import Settings, load_settings, variable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +233,9 @@ def test_compose_waits_longer_than_the_service_needs_to_stop() -> None:
     default = Settings.model_fields["shutdown_grace"].default
     grace_s = float(default if given is None else given)
 
-    assert seconds(service()["stop_grace_period"]) > grace_s + MAX_SHIELD_S + SETTLE_S
+    assert seconds(service()["stop_grace_period"]) > (
+        grace_s + MAX_SHIELD_S + SETTLE_S + STORE_LIMIT_S
+    )
 
 
 def test_compose_publishes_on_this_machine_only() -> None:
@@ -265,7 +268,12 @@ def test_compose_limits_what_a_runaway_task_can_take() -> None:
 
 
 def test_compose_leaves_the_health_check_to_the_image() -> None:
-    """Two commands for one question drift apart."""
+    """Two commands, or two patiences, for one question drift apart."""
+    there, here = the("HEALTHCHECK").flags(), service()["healthcheck"]
+
+    assert {name.replace("-", "_"): value for name, value in there.items()} == {
+        name: str(value) for name, value in here.items()
+    }
     assert "test" not in service()["healthcheck"]
     assert the("HEALTHCHECK").flags().keys() >= {"interval", "timeout", "start-period", "retries"}
 

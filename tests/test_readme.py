@@ -28,8 +28,10 @@ from tests.readme import (
     BLOCKS,
     LIMIT_S,
     OUTPUTS,
+    QUOTED,
     README,
     SAVED_AS,
+    SHOWN_DATA,
     STEPS,
     Stranger,
     finding,
@@ -57,9 +59,15 @@ FOR_THE_WORKER = {
 
 #: The unit of a setting follows from its type, or from what it counts.
 UNITS = {float: "seconds", ByteSize: "bytes"}
-COUNTED = {"workers": "processes", "max_tasks_per_worker": "tasks", "keep_ended": "batches"}
+COUNTED = {"workers": "processes", "max_tasks_per_worker": "tasks"}
 #: Defaults that depend on the machine, or are None and mean something.
-WORDED = {"workers": "usable CPUs", "data_dir": "`~/.local/state/quiesce`", "grace": f"`{NEVER}`"}
+WORDED = {
+    "workers": "usable CPUs",
+    "data_dir": f"`{SHOWN_DATA}`",
+    "database": "in the data folder",
+    "grace": f"`{NEVER}`",
+    "retention": "`30d`",
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +93,8 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.mark.usefixtures("demonstration")
 def test_every_command_does_what_is_shown(tmp_path: Path) -> None:
     """An example that no longer works costs every newcomer more than it costs us to check."""
-    if shutil.which("curl") is None:
-        message = "no curl on this machine"
+    if missing := [name for name in ("curl", "sqlite3") if shutil.which(name) is None]:
+        message = f"not on this machine: {' and '.join(missing)}"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with ExitStack() as stack:
         stranger = Stranger(tmp_path, stack)
@@ -114,14 +122,26 @@ def test_every_output_follows_the_command_that_prints_it() -> None:
 
 
 def save_examples(folder: Path) -> list[str]:
-    """Write every Python block to a file, under the name that is said."""
+    """Write every Python block that is to be saved to a file, under the name that is said."""
     names = []
     for block in BLOCKS:
-        if block.language == "python":
-            (name,) = SAVED_AS.findall(block.sentence)
+        for name in SAVED_AS.findall(block.sentence) if block.language == "python" else ():
             (folder / name).write_text(block.text, encoding="utf-8")
             names.append(name)
     return names
+
+
+def test_code_that_is_quoted_is_in_its_file() -> None:
+    """An example that has changed since would not be one any more."""
+    quoted = [
+        (QUOTED.findall(block.sentence), block.text)
+        for block in BLOCKS
+        if block.language == "python" and not SAVED_AS.search(block.sentence)
+    ]
+
+    assert [names for names, _ in quoted] == [["workers/examples.py"]]
+    for (name,), text in quoted:
+        assert text in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
