@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
 from time import monotonic
 
 from app.backlog import Backlog
@@ -16,6 +20,8 @@ from app.stored_outcomes import StoredOutcomes
 from workers.backend import Backend, Order
 from workers.errors import PoolClosed
 from workers.result import AsyncResult
+
+log = logging.getLogger("quiesce.admission")
 
 
 class Admission:
@@ -36,14 +42,14 @@ class Admission:
         self._grace_s = shutdown_grace_s
         self._backlog = backlog
         self.is_closed = False
+        self._lock = threading.Lock()
+        self._is_alone = False  # nothing of the service before this one runs
+        self._waiting: deque[Callable[[], None]] = deque()  # for that
+        self._parked: list[Entry] = []
 
     def admit(self, record: Record, order: Order) -> None:
         """Run a batch, or what is left of it; one that comes too late goes on after a restart."""
-        record.listen(self._backlog.added)
-        result = AsyncResult(StoredOutcomes(self._store, record))
-        entry = Entry(record, result, self._backend)
-        self._registry.add(entry)
-        recorder = Recorder(entry, self._store, self._registry, self._stopper)
+        _, recorder = self._register(record)
         try:
             self._backend.submit(order, recorder)
         except PoolClosed:
@@ -59,15 +65,53 @@ class Admission:
         self._stopper.stop(record.given.id, self._grace_s)
         return True
 
-    def end(self, loaded: Loaded, cause: Cause) -> None:
-        """End a batch as stopped, of which nothing runs."""
-        now, record = monotonic(), loaded.record
-        record.listen(self._backlog.added)
-        record.request_stop(now, cause, Grace.DEFAULT)
-        record.append(loaded.cut_short(now))
-        self.settle(record)
+    # --- batches of an earlier service, of which nothing will run ---------------------------------
 
-    def settle(self, record: Record) -> None:
-        """End a batch of which nothing will run, without the pool."""
-        record.settle(monotonic())
+    def park(self, loaded: Loaded, stop: Cause | None = None) -> None:
+        """End a batch, as stopped if there is a cause, once nothing of it can run any more."""
+        record = loaded.record
+        if stop is not None:
+            record.request_stop(monotonic(), stop, Grace.DEFAULT)
+        entry, recorder = self._register(record)
+        self._parked.append(entry)
         self._store.mark(record)
+
+        def end() -> None:
+            record.append(loaded.cut_short(monotonic()))
+            recorder.settled()
+
+        self.when_alone(end)
+
+    def when_alone(self, call: Callable[[], None]) -> None:
+        """Call it once nothing of the service before this one runs: at once, if that is so."""
+        with self._lock:
+            if not self._is_alone:
+                self._waiting.append(call)
+                return
+        call()
+
+    def be_alone(self) -> None:
+        """Nothing of the service before this one runs."""
+        with self._lock:
+            self._is_alone = True
+        while self._waiting:
+            call = self._waiting.popleft()
+            try:
+                call()
+            except Exception:  # one batch's trouble must not keep the others from going on
+                log.exception("a batch of the service before this one could not be ended")
+        self._parked.clear()
+
+    def close(self) -> None:
+        """The service goes down; what is parked waits for the next one."""
+        self.is_closed = True
+        for entry in self._parked:
+            self._registry.drop(entry.record.given.id)
+            entry.result.resolve()
+
+    def _register(self, record: Record) -> tuple[Entry, Recorder]:
+        record.listen(self._backlog.added)
+        result = AsyncResult(StoredOutcomes(self._store, record))
+        entry = Entry(record, result, self._backend)
+        self._registry.add(entry)
+        return entry, Recorder(entry, self._store, self._registry, self._stopper)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -50,10 +51,18 @@ class Generation:
     of which the pool and its warden keep copies: it lasts until the last of the two has gone.
     """
 
-    def __init__(self, folder: Path, backend: Backend, own: Holder) -> None:
-        """backend: held for the reason HOLD; to be closed after this."""
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        own: Holder,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """backend: held for the reason HOLD; to be closed after this. on_turn: called before that is
+        released; raises nothing.
+        """
         self._path = folder / FILE_NAME
-        self._backend, self._own = backend, own
+        self._backend, self._own, self._on_turn = backend, own, on_turn
         self._due: float | None = None  # when the holder's limit is over, once there was one
         self._reason: str | None = _waits_because("it has not been looked for them yet")
         self._closing = threading.Event()
@@ -99,6 +108,7 @@ class Generation:
             self._backend.keep(descriptor)
         finally:
             os.close(descriptor)
+        self._on_turn()
         self._backend.release(HOLD)
         self._reason = None
 

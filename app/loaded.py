@@ -23,12 +23,22 @@ class Loaded(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether every task has ended."""
+        """Whether there is no task that is to run."""
         return self.order.ended.count(1) == len(self.order.items)
+
+    @property
+    def stopped(self) -> list[int]:
+        """Tasks that somebody has stopped alone: they are not to run, and will have ended."""
+        return [index for index, note in self.notes.items() if note.stop is not None]
 
     def cut_short(self, now: float) -> list[Outcome]:
         """How the tasks ended that had begun, given that nothing of the batch runs any more."""
         return [_end_of(index, note, now) for index, note in self.notes.items() if note.attempt]
+
+    def cut_short_alone(self, now: float) -> list[Outcome]:
+        """The same of those tasks that were stopped alone."""
+        stopped = {index: self.notes[index] for index in self.stopped}
+        return [_end_of(index, note, now) for index, note in stopped.items() if note.attempt]
 
 
 def load(connection: Connection, queries: Queries, row: BatchRow) -> Loaded:
@@ -50,8 +60,19 @@ def load_all(
         if row.ended_tasks or row.run > 1:
             ended = queries.ended(connection, serial, row.given.total)
         items = queries.items(connection, serial)
-        order = order_of(row.given, items, bytes(ended or b""), notes)
+        order = order_of(row.given, items, _not_to_run(ended, notes, row.given.total), notes)
         yield Loaded(Record.restored(row, ended, notes, events[serial]), order, notes)
+
+
+def _not_to_run(ended: bytearray | None, notes: Mapping[int, Note], total: int) -> bytes:
+    """1 for each task that has ended, or was stopped alone; empty if there is none."""
+    stopped = [index for index, note in notes.items() if note.stop is not None]
+    if not stopped:
+        return bytes(ended or b"")
+    marks = bytearray(ended or total)
+    for index in stopped:
+        marks[index] = 1
+    return bytes(marks)
 
 
 def _end_of(index: int, note: Note, now: float) -> Outcome:

@@ -95,7 +95,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend = Pool(_pool_settings(settings))
         service, retention = _assemble(app, settings, backend, database)
         own = Holder(backend.mark, settings.shutdown_grace, settings.max_shield)
-        generation = app.state.generation = Generation(settings.data_dir, backend, own)
+        generation = app.state.generation = Generation(
+            settings.data_dir, backend, own, service.be_alone
+        )
         backend.hold(HOLD)
         service.store.start()
         stack.push_async_callback(asyncio.to_thread, service.store.close, STORE_LIMIT_S)

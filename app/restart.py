@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container
+from functools import partial
 from time import monotonic
 
 from sqlalchemy import Connection
@@ -11,7 +12,7 @@ from sqlalchemy import Connection
 from app.admission import Admission
 from app.lifecycle import Actor, BatchState
 from app.loaded import Loaded, load_all
-from app.rows import Cause
+from app.rows import BatchRow, Cause
 from app.store import Store
 
 log = logging.getLogger("quiesce.restart")
@@ -35,20 +36,35 @@ class Restart:
         rows = self._store.queries.active(connection)
         if rows:
             log.info("%d batches had not ended when the service went down", len(rows))
-        known = [row for row in rows if row.given.task in self._known_tasks]
-        for loaded in load_all(connection, self._store.queries, known):
+        wanted = [row for row in rows if self._can_go_on(row)]
+        for loaded in load_all(connection, self._store.queries, wanted):
             self._go_on(loaded)
-        for given in (row.given for row in rows if row.given.task not in self._known_tasks):
+        for given in (row.given for row in rows if not self._can_go_on(row)):
             log.error("batch %s rests: there is no task %r now", given.id, given.task)
 
+    def _can_go_on(self, row: BatchRow) -> bool:
+        """To be ended, a batch needs no task."""
+        return row.given.task in self._known_tasks or row.state is BatchState.STOPPING
+
     def _go_on(self, loaded: Loaded) -> None:
+        """Old workers may still run any of it, so whatever ends does so when they have gone."""
         record = loaded.record
-        was_stopping = record.state is BatchState.STOPPING
-        if loaded.is_done and not was_stopping:
-            self._admission.settle(record)
-        elif was_stopping or record.given.options.on_interruption == "stop":
-            self._admission.end(loaded, Cause(Actor.SERVICE, WENT_DOWN))
+        is_to_stop = record.given.options.on_interruption == "stop"
+        if record.state is BatchState.STOPPING or (is_to_stop and not loaded.is_done):
+            self._admission.park(loaded, Cause(Actor.SERVICE, WENT_DOWN))
+        elif loaded.is_done:
+            self._admission.park(loaded)
         else:
             record.go_on(monotonic(), was_down=WENT_DOWN, is_back=IS_BACK)
             self._store.mark(record)
+            self._admission.when_alone(partial(self._end_stopped, loaded))
             self._admission.admit(record, loaded.order)
+
+    def _end_stopped(self, loaded: Loaded) -> None:
+        """Tasks that somebody had stopped alone have ended, in a batch that goes on."""
+        record, now = loaded.record, monotonic()
+        if loaded.stopped:
+            record.append(loaded.cut_short_alone(now))
+            for index in loaded.stopped:
+                record.settle_task_stop(index, now)
+            self._store.mark(record)

@@ -77,17 +77,18 @@ class Stopping:
         glance = await self._looks.glance(batch_id)
         record = glance.record
         if record is None and not glance.is_final:
-            return await self._end_resting(glance.row, ask, purge=purge)
+            return await self._end_resting(glance.row, ask, wait_s, purge=purge)
         if record is None or record.shown.is_final:
             if purge:
                 await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
             return glance
         if purge:
             record.purge()
+            self._store.mark_later(record)
         results = self._results([batch_id])
         self._request_stop(record, ask)
         await self._waits.wait(results, wait_s)
-        if not record.shown.is_final:
+        if purge or not record.shown.is_final:
             await self._store.saved(record)
         return glance_at(record, self._backend)
 
@@ -135,12 +136,13 @@ class Stopping:
     async def stop_all(self, wait_s: float) -> None:
         """Interrupt or stop every batch: the service goes down; wait until all have settled."""
         self.end_polls()
-        live = self._registry.entries()
-        for count, entry in enumerate(live, start=1):
-            self._go_down(entry.record)
-            if count % BATCHES_PER_TURN == 0:
-                await asyncio.sleep(0)
-        await self._waits.wait([entry.result for entry in live], wait_s)
+        end = monotonic() + wait_s
+        while (live := self._registry.entries()) and monotonic() < end:
+            for count, entry in enumerate(live, start=1):
+                self._go_down(entry.record)
+                if count % BATCHES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            await self._waits.wait([entry.result for entry in live], end - monotonic())
 
     def _go_down(self, record: Record) -> None:
         """What a shutdown does to a batch. Its grace counts from now, whenever a stop was asked for."""
@@ -160,12 +162,15 @@ class Stopping:
             # Most have settled before that is due, and all is written at once.
             self._store.mark_later(record)
 
-    async def _end_resting(self, row: BatchRow, ask: StopAsk, *, purge: bool) -> Glance:
+    async def _end_resting(
+        self, row: BatchRow, ask: StopAsk, wait_s: float, *, purge: bool
+    ) -> Glance:
         """Stop a batch that is interrupted, and will not go on by itself."""
         loaded = await self._store.read(load, self._store.queries, row)
         if purge:
             loaded.record.purge()
-        self._admission.end(loaded, Cause(Actor.CLIENT, ask.reason))
+        self._admission.park(loaded, Cause(Actor.CLIENT, ask.reason))
+        await self._waits.wait(self._results([row.given.id]), wait_s)
         await self._store.saved(loaded.record)
         return Glance(loaded.record.shown, loaded.record)
 

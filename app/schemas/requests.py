@@ -101,10 +101,8 @@ class BatchOptions(RequestPart):
     fail_fast: Annotated[bool, Field(strict=True, examples=[False])] = False
     """Whether the first failure for good stops the batch."""
     on_interruption: Annotated[Literal["resume", "stop"], Field(examples=["resume"])] = "resume"
-    """What becomes of the batch if the service goes down under it.
-
-    Batches are kept in memory so far: whatever is asked for here, a shutdown stops them.
-    """
+    """What becomes of the batch if the service goes down under it: it goes on when the service is there
+    again, or it ends as `stopped`."""
 
     def with_default_grace(self, grace_s: float | None) -> BatchOptions:
         """These options with `grace` as the service has it, unless the client said otherwise."""

@@ -91,7 +91,7 @@ def test_a_batch_that_is_not_to_go_on_has_stopped(tmp_path: Path, end: str) -> N
         eventually(lambda: task_of(http, batch, 0)["attempt"])
         end_service(service, end)
     with serving(tmp_path, **QUICK) as (_, http):
-        ended = http.look(batch)
+        ended = http.look(batch, wait=30)
         counts = ended["counts"]
 
     assert ended["state"] == "stopped"
@@ -110,7 +110,7 @@ def test_a_batch_that_was_stopping_at_the_crash_has_stopped(tmp_path: Path) -> N
         assert reply.status_code == 202
         service.kill()
     with serving(tmp_path, **QUICK) as (_, http):
-        ended = http.look(batch)
+        ended = http.look(batch, wait=30)
         receipt = http.stop(batch).json()
 
     assert ended["state"] == receipt["state"] == "stopped"

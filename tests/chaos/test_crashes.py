@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-import pytest
-
 from tests.app.serving import Client, Json, eventually
 from tests.chaos.lives import Lives
 from tests.chaos.site import LIMIT_S, TASKS
@@ -56,9 +54,6 @@ def has_run_for_a_while(log: Path) -> bool:
     return bool(lines) and float(lines[0].split()[-1]) < monotonic() - KNOWN_S
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the next service ends it before the last one's tasks are gone"
-)
 def test_a_batch_that_ends_by_a_crash_has_not_ended_while_its_tasks_run(tmp_path: Path) -> None:
     """Nothing runs after the answer, also if the next service gives it: they are in their grace."""
     logs = [tmp_path / "stopping", tmp_path / "not-to-go-on"]
@@ -81,7 +76,6 @@ def test_a_batch_that_ends_by_a_crash_has_not_ended_while_its_tasks_run(tmp_path
     assert grown == sizes
 
 
-@pytest.mark.xfail(strict=True, reason="a restart forgets stops of single tasks")
 def test_a_stop_of_one_task_that_was_answered_outlives_a_crash(tmp_path: Path) -> None:
     """Stopped means stopped: its client was told 202, and asks no more."""
     log = tmp_path / "log"
@@ -100,9 +94,6 @@ def test_a_stop_of_one_task_that_was_answered_outlives_a_crash(tmp_path: Path) -
     assert log.read_text().count("began") == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a purge that comes with the end of its batch is not written"
-)
 def test_what_was_purged_at_the_moment_of_its_end_is_gone(tmp_path: Path) -> None:
     """The answer says that it has ended; it must not be found by the next request."""
     found = []
