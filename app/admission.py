@@ -15,7 +15,7 @@ from app.recorder import Recorder
 from app.registry import Entry, Registry
 from app.rows import Cause, Grace
 from app.stopper import Stopper
-from app.store import Store
+from app.storage.store import Store
 from app.stored_outcomes import StoredOutcomes
 from workers.backend import Backend, Order
 from workers.errors import PoolClosed

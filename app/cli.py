@@ -47,11 +47,11 @@ def _serve(options: dict[str, Any]) -> int:
     except SettingsInvalid as error:
         return _fail(EXIT_BAD_SETTINGS, error.messages)
     # Only now: the help and a misspelt setting need no web framework.
-    from app.database import DatabaseUnusable
     from app.datadir import DataDirUnusable
     from app.errors import StoreFull, StoreUnavailable
     from app.main import create_app
     from app.server import PortUnusable, serve, set_up_logging
+    from app.storage.database import DatabaseUnusable
     from workers.errors import CatalogError, PoolStartError
 
     set_up_logging(settings.log_level)

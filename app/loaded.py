@@ -8,9 +8,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from app.orders import failure_of, order_of
-from app.queries import Queries
 from app.record import Record
 from app.rows import BatchRow, Note
+from app.storage.queries import Queries
 from workers.backend import Ending, Order, Outcome, Remarks
 
 

@@ -12,12 +12,12 @@ from app.forecast import retry_after_s
 from app.glance import Glance, TaskGlance, glance_at
 from app.lifecycle import TaskState
 from app.previews import ends_of, preview
-from app.queries import Filter
 from app.registry import Registry
 from app.results import begun, result_lines
 from app.rows import BatchRow, Row
 from app.schemas import BatchView, HistoryView, StopPreview, TaskPage, TaskView
-from app.store import Store
+from app.storage.queries import Filter
+from app.storage.store import Store
 from app.views import (
     INLINE_BYTES,
     INLINE_TASKS,

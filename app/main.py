@@ -15,7 +15,6 @@ from app import __version__
 from app.admission import Admission
 from app.backlog import Backlog
 from app.clock import Clock
-from app.database import Database
 from app.datadir import lock_data_dir
 from app.docs import router as docs_router
 from app.draft import IntakeLimits
@@ -33,7 +32,8 @@ from app.settings import Settings, load_settings
 from app.shortcut import Shortcut
 from app.signals import drain_on_signals
 from app.stopper import Stopper
-from app.store import Store
+from app.storage.database import Database
+from app.storage.store import Store
 from workers.catalog import Catalog
 from workers.examples import HOSTS_VARIABLE, ROOT_VARIABLE
 from workers.pool import Pool, PoolSettings

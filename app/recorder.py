@@ -10,7 +10,7 @@ from app.lifecycle import Actor
 from app.registry import Entry, Registry
 from app.rows import Cause, Grace
 from app.stopper import Stopper
-from app.store import Store
+from app.storage.store import Store
 from workers.backend import Outcome, StackSample, StopCause
 
 log = logging.getLogger("quiesce.recorder")

@@ -13,7 +13,7 @@ from app.admission import Admission
 from app.lifecycle import Actor, BatchState
 from app.loaded import Loaded, load_all
 from app.rows import BatchRow, Cause
-from app.store import Store
+from app.storage.store import Store
 
 log = logging.getLogger("quiesce.restart")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from app.rows import BatchRow
-from app.store import Store
+from app.storage.store import Store
 from app.views import line_of
 
 TASKS_PER_TURN = 1_000

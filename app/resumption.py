@@ -23,10 +23,10 @@ from sqlalchemy.sql import false
 from app.errors import BatchActive, BatchNotFound, NothingToResume
 from app.lifecycle import RESUMABLE, Actor, BatchState, TaskState
 from app.loaded import Loaded, load
-from app.queries import Queries
 from app.rows import BatchRow, Cause, HistoryRow
-from app.table_rows import TableRows
-from app.tables import batches, history, notes, outcomes
+from app.storage.queries import Queries
+from app.storage.table_rows import TableRows
+from app.storage.tables import batches, history, notes, outcomes
 
 
 class Resumption:

@@ -23,11 +23,11 @@ from app.registry import Registry
 from app.restart import Restart
 from app.resumption import Resumption
 from app.rows import NewBatchRow
-from app.statements import Values
 from app.stopper import Stopper
 from app.stopping import Stopping
-from app.store import Store
-from app.table_rows import PACK_FROM_BYTES, of_segments
+from app.storage.statements import Values
+from app.storage.store import Store
+from app.storage.table_rows import PACK_FROM_BYTES, of_segments
 from app.views import batch_link
 from workers.backend import Backend, PoolView
 from workers.catalog import Catalog

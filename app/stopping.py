@@ -14,13 +14,13 @@ from app.glance import Glance, TaskGlance, glance_at
 from app.lifecycle import Actor
 from app.loaded import load
 from app.looks import Looks
-from app.queries import Filter
 from app.record import Record
 from app.registry import Registry
 from app.retention import mark_to_purge
 from app.rows import BatchRow, Cause, Grace, GraceAsked
 from app.stopper import Stopper
-from app.store import Store
+from app.storage.queries import Filter
+from app.storage.store import Store
 from app.task_stops import TaskStops
 from app.waits import Waits
 from workers.backend import Backend

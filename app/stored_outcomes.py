@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from app.lifecycle import TaskState
 from app.record import Record
 from app.rows import Row
-from app.store import Store
+from app.storage.store import Store
 from workers.backend import Ending
 
 #: All that an AsyncResult tells apart is value, error and kill. What was skipped has no ending.

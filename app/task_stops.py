@@ -12,7 +12,7 @@ from typing import Any
 
 from app.record import Record
 from app.rows import StopRow
-from app.store import Store
+from app.storage.store import Store
 from workers.backend import Backend
 
 

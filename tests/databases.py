@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.storage.database import Database
 from tests.postgresql_server import PostgresqlServer, ProgramsMissing, running_postgresql
 
 __all__ = [

@@ -218,7 +218,7 @@ def test_every_exception_is_still_needed() -> None:
     ("source", "seen"),
     [
         ("import fastapi", "fastapi"),
-        ("import app.store as s", "app.store"),
+        ("import app.storage.store as s", "app.storage.store"),
         ("from workers import pool", "workers.pool"),
         ("from workers.pool import LocalPool", "workers.pool"),
         ("def late():\n    from .pool import LocalPool", "workers.pool"),

@@ -23,11 +23,11 @@ from app.lifecycle import (
     BatchState,
     TaskState,
 )
-from app.queries import Filter
 from app.rows import Grace
 from app.schemas.requests import TEXT_PATTERN
 from app.settings import MAX_STOP_WAIT_S, NEVER
 from app.stopping import StopAsk
+from app.storage.queries import Filter
 
 MAX_GRACE_S = 86_400.0
 MAX_REASON_CHARS = 1_000

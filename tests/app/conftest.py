@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-import app.writer
-from app.database import Database
-from app.store import Store
+import app.storage.writer
+from app.storage.database import Database
+from app.storage.store import Store
 from tests.app.moody_database import MoodyDatabase
 from tests.app.stores import running_store
 
@@ -19,5 +19,5 @@ def store(database: Database) -> Iterator[Store]:
 
 @pytest.fixture
 def moody(database: Database, monkeypatch: pytest.MonkeyPatch) -> MoodyDatabase:
-    monkeypatch.setattr(app.writer, "MOST_RETRY_S", app.writer.FIRST_RETRY_S)
+    monkeypatch.setattr(app.storage.writer, "MOST_RETRY_S", app.storage.writer.FIRST_RETRY_S)
     return MoodyDatabase(database)

@@ -13,10 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from app.clock import Clock
-from app.database import Database
 from app.errors import StoreFull
-from app.store import Store
-from app.tables import keys, notes
+from app.storage.database import Database
+from app.storage.store import Store
+from app.storage.tables import keys, notes
 from tests.app.stores import wait_for
 
 LIMIT_S = 30.0

@@ -9,14 +9,14 @@ from time import monotonic
 from typing import TypeVar
 
 from app.clock import Clock
-from app.database import Database
 from app.lifecycle import Actor, TaskState
 from app.loaded import Loaded, load
 from app.record import Record
 from app.resumption import Resumption
 from app.rows import BatchRow, Cause, NewBatchRow
-from app.store import Store
-from app.table_rows import of_segments
+from app.storage.database import Database
+from app.storage.store import Store
+from app.storage.table_rows import of_segments
 from tests.app.records import new, outcome
 from workers.backend import Ending
 from workers.items import Items

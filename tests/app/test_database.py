@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
-import app.dialect
-import app.postgresql
-import app.sqlite
-from app.database import Database, DatabaseUnusable, explain
+import app.storage.dialect
+import app.storage.postgresql
+import app.storage.sqlite
 from app.errors import StoreFull, StoreUnavailable
-from app.tables import batches, history, keys, labels
+from app.storage.database import Database, DatabaseUnusable, explain
+from app.storage.tables import batches, history, keys, labels
 
 LIMIT_S = 30
 
@@ -26,8 +26,8 @@ LIMIT_S = 30
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from app.database import Database
-from app.tables import keys
+from app.storage.database import Database
+from app.storage.tables import keys
 
 database = Database.open(sys.argv[1], Path())
 with database.writing() as connection:
@@ -148,7 +148,7 @@ def test_waiting_for_a_turn_has_a_limit(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing waits for ever, not even for a writer that is stuck."""
-    for module in (app.sqlite, app.postgresql):
+    for module in (app.storage.sqlite, app.storage.postgresql):
         monkeypatch.setattr(module, "POOL_WAIT_S", 0.01)
     database = Database.open(database_url, tmp_path)
 

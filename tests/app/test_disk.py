@@ -13,9 +13,9 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.database import Database
 from app.errors import StoreUnavailable
-from app.tables import holder
+from app.storage.database import Database
+from app.storage.tables import holder
 from tests.app.disks import KINDS, BrokenDisk, Disk, SmallDisk, disk_in, little_room, read_only
 from tests.app.serving import Client, Json, eventually, serving
 from tests.databases import running_postgresql

@@ -16,10 +16,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Select, create_engine, inspect, make_url, select, text
 
-from app import migrations, tables
-from app.database import Database, DatabaseUnusable
-from app.migrations import HEAD, VERSION_TABLE
-from app.tables import batches, keys, outcomes
+from app.storage import migrations, tables
+from app.storage.database import Database, DatabaseUnusable
+from app.storage.migrations import HEAD, VERSION_TABLE
+from app.storage.tables import batches, keys, outcomes
 from tests.service_process import ROOT
 
 NEXT_STEP = """
@@ -202,7 +202,7 @@ def test_a_query_finds_its_index(database: Database, index: str, query: Select[A
 
 
 def test_a_developer_can_make_the_next_step(tmp_path: Path) -> None:
-    """As `app/migrations/__init__.py` says; a wrong path there would be found out much later."""
+    """As `app/storage/migrations/__init__.py` says; a wrong path there would be found out much later."""
     alembic = [sys.executable, "-m", "alembic", "-x", f"url=sqlite:///{tmp_path / 'steps.db'}"]
     for words in (["upgrade", "head"], ["check"]):
         done = subprocess.run(

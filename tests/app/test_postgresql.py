@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.database import Database, DatabaseUnusable
 from app.errors import StoreFull, StoreUnavailable
-from app.migrations import VERSION_TABLE
-from app.tables import keys
+from app.storage.database import Database, DatabaseUnusable
+from app.storage.migrations import VERSION_TABLE
+from app.storage.tables import keys
 from tests.databases import PostgresqlServer, running_postgresql
 
 #: Nobody listens there, and nobody may without being root.

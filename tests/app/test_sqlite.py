@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-import app.sqlite
-from app.database import Database, DatabaseUnusable
+import app.storage.sqlite
 from app.errors import StoreFull, StoreUnavailable
-from app.tables import keys
+from app.storage.database import Database, DatabaseUnusable
+from app.storage.tables import keys
 
 NOBODY = 65_534
 MIB = 2**20
@@ -25,9 +25,9 @@ MIB = 2**20
 WRITE_TOO_MUCH = """
 import os, resource, sys
 from pathlib import Path
-from app.database import Database
+from app.storage.database import Database
 from app.errors import StoreFull
-from app.tables import keys
+from app.storage.tables import keys
 
 folder = Path(sys.argv[1])
 database = Database.open(None, folder)
@@ -199,7 +199,7 @@ def test_a_file_that_somebody_else_locks_is_told_as_such(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A person with a database browser should learn that it is them."""
-    monkeypatch.setattr(app.sqlite, "BUSY_WAIT_S", 0.01)
+    monkeypatch.setattr(app.storage.sqlite, "BUSY_WAIT_S", 0.01)
     with opened(path) as database:
         with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
             theirs.execute("BEGIN IMMEDIATE")

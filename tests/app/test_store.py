@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from app.clock import Clock
-from app.database import Database
 from app.lifecycle import Actor, BatchState, TaskState
-from app.queries import Filter
 from app.record import Record
 from app.schemas import BatchOptions
 from app.schemas.requests import RetryOptions
-from app.store import Store
+from app.storage.database import Database
+from app.storage.queries import Filter
+from app.storage.store import Store
 from tests.app.records import new, outcome, runs
 from tests.app.stores import ended, insert, reloaded, resume, running_store, save, shown, wait_for
 from workers.backend import Ending

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from time import time
 
-from app.database import Database
 from app.lifecycle import BatchState, TaskState
-from app.queries import Filter
 from app.retention import forget_some, mark_to_purge
-from app.store import Store
-from app.tables import PARTS, batches
+from app.storage.database import Database
+from app.storage.queries import Filter
+from app.storage.store import Store
+from app.storage.tables import PARTS, batches
 from tests.app.records import new, outcome
 from tests.app.stores import insert, save, shown, wait_for
 

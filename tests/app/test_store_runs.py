@@ -10,7 +10,7 @@ from app.resumption import Resumption
 from app.rows import Cause
 from app.schemas import BatchOptions
 from app.schemas.requests import RetryOptions
-from app.store import Store
+from app.storage.store import Store
 from tests.app.records import ASKED, new, outcome, skipped
 from tests.app.stores import ended, insert, reloaded, resume, save, shown, wait_for
 from workers.backend import Ending

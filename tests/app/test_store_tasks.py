@@ -6,8 +6,8 @@ import pytest
 
 from app.glance import Glance
 from app.lifecycle import BatchState, TaskState
-from app.queries import Page
-from app.store import Store
+from app.storage.queries import Page
+from app.storage.store import Store
 from tests.app.records import ASKED, new, outcome, runs, skipped
 from tests.app.stores import insert, save, shown
 from workers.backend import Ending, StackSample

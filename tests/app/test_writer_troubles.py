@@ -10,8 +10,8 @@ from sqlalchemy import Connection, func, select
 
 from app.errors import StoreFull, StoreUnavailable
 from app.lifecycle import BatchState, TaskState
-from app.store import Store
-from app.tables import PARTS, batches, holder
+from app.storage.store import Store
+from app.storage.tables import PARTS, batches, holder
 from tests.app.moody_database import (
     SOON_S,
     Moment,

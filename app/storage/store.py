@@ -16,16 +16,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from app.clock import Clock
-from app.database import Database
 from app.errors import StoreUnavailable
 from app.lifecycle import TASK_FINAL, BatchState, TaskState
-from app.queries import Queries
 from app.record import Record
 from app.rows import BatchRow
-from app.statements import Values
-from app.table_rows import TableRows
-from app.transaction import Insertion
-from app.writer import Call, Insert, Writer
+from app.storage.database import Database
+from app.storage.queries import Queries
+from app.storage.statements import Values
+from app.storage.table_rows import TableRows
+from app.storage.transaction import Insertion
+from app.storage.writer import Call, Insert, Writer
 
 log = logging.getLogger("quiesce.store")
 

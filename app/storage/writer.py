@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from app.database import Database
 from app.errors import QuiesceError, StoreFull, StoreUnavailable
 from app.record import Record
 from app.rows import BatchRow
-from app.table_rows import TableRows
+from app.storage.database import Database
+from app.storage.table_rows import TableRows
+from app.storage.transaction import Insertion, Transactions, forget
 from app.taken import Taken
-from app.transaction import Insertion, Transactions, forget
 
 log = logging.getLogger("quiesce.store")
 

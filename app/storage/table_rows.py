@@ -25,8 +25,8 @@ from app.rows import (
     all_counts,
 )
 from app.schemas import BatchOptions
-from app.statements import Values
-from app.tables import storable
+from app.storage.statements import Values
+from app.storage.tables import storable
 from app.taken import OutcomeRow
 from workers.backend import Remarks
 from workers.items import Items, Segment

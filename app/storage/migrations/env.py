@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, create_engine
 
-from app.migrations import VERSION_TABLE
-from app.tables import metadata
+from app.storage.migrations import VERSION_TABLE
+from app.storage.tables import metadata
 
 
 def run(connection: Connection) -> None:

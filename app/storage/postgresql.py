@@ -13,14 +13,14 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.engine.interfaces import Dialect as DriverDialect
 
-from app.dialect import (
+from app.errors import StoreFull, StoreUnavailable
+from app.storage.dialect import (
     CONNECT_WAIT_S,
     MORE_READERS,
     POOL_WAIT_S,
     READERS,
     Dialect,
 )
-from app.errors import StoreFull, StoreUnavailable
 
 #: Of all advisory locks in a database, ours; the second half is the schema.
 LOCK = 0x51554945

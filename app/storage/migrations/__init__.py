@@ -1,6 +1,6 @@
 """The way of the tables from one version of this program to the next.
 
-A new step: change `app/tables.py`, then
+A new step: change `app/storage/tables.py`, then
 `alembic -x url=sqlite:////tmp/steps.db upgrade head` and
 `alembic -x url=sqlite:////tmp/steps.db revision --autogenerate --rev-id 0002 -m "what it is for"`,
 look at what came out, and raise HEAD.
@@ -12,13 +12,13 @@ import logging
 
 from sqlalchemy import Connection, column, inspect, select, table, text
 
-from app.dialect import DatabaseUnusable
-from app.tables import metadata
+from app.storage.dialect import DatabaseUnusable
+from app.storage.tables import metadata
 
 #: Where the tables are after the last step. Alembic, which is slow to import, only has to know the rest.
 HEAD = "0001"
 VERSION_TABLE = "quiesce_version"
-SCRIPTS = "app:migrations"
+SCRIPTS = "app:storage/migrations"
 
 
 def upgrade(connection: Connection, where: str) -> None:

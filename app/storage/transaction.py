@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, delete, null, update
 
-from app import tables
-from app.database import Database
 from app.rows import NewBatchRow
-from app.statements import ManyInserts, ManyTimes, ManyUpdates, Values
-from app.table_rows import GIVEN, TableRows, of_labels
+from app.storage import tables
+from app.storage.database import Database
+from app.storage.statements import ManyInserts, ManyTimes, ManyUpdates, Values
+from app.storage.table_rows import GIVEN, TableRows, of_labels
 from app.taken import Taken
 
 

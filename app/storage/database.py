@@ -13,11 +13,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from app.dialect import NO_ROOM, DatabaseUnusable, Dialect
 from app.errors import StoreFull, StoreUnavailable
-from app.migrations import upgrade
-from app.sqlite import Sqlite
-from app.tables import holder
+from app.storage.dialect import NO_ROOM, DatabaseUnusable, Dialect
+from app.storage.migrations import upgrade
+from app.storage.sqlite import Sqlite
+from app.storage.tables import holder
 
 __all__ = ["Database", "DatabaseUnusable", "explain"]
 
@@ -157,7 +157,7 @@ def _dialect_of(url: str | None, data_dir: Path) -> Dialect:
     if parsed.drivername == "sqlite" and _is_file(parsed):
         return Sqlite(Path(parsed.database or ""))
     if parsed.drivername == "postgresql":
-        from app.postgresql import Postgresql  # the driver is slow to import
+        from app.storage.postgresql import Postgresql  # the driver is slow to import
 
         return Postgresql(parsed)
     raise DatabaseUnusable(f"{WANTED}, not {parsed.drivername}://...")

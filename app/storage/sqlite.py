@@ -15,7 +15,8 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, Table, create_engine,
 from sqlalchemy.dialects import sqlite
 
 from app.datadir import Held, hold
-from app.dialect import (
+from app.errors import StoreFull, StoreUnavailable
+from app.storage.dialect import (
     MORE_READERS,
     NO_ROOM,
     POOL_WAIT_S,
@@ -23,7 +24,6 @@ from app.dialect import (
     DatabaseUnusable,
     Dialect,
 )
-from app.errors import StoreFull, StoreUnavailable
 
 # No mmap: an I/O error in it ends the process with SIGBUS instead of an error that can be told.
 PRAGMAS = (

@@ -1,0 +1,1 @@
+"""Batches on disk: tables, transactions, questions, and the one thread that writes."""
