@@ -192,8 +192,9 @@ class Writer:
     def _gather(self) -> Lot:
         """Wait for something to write, then take what there is."""
         lot = Lot(self._owed)
+        self._add_gathered(lot)  # first: a queue that is never empty must not keep them waiting
         try:
-            work = self._queue.get(timeout=self._patience_s())
+            work = self._queue.get(timeout=0.0 if lot else self._patience_s())
             if isinstance(work, Record) and not self._is_ending:
                 self._rest.wait(MOMENT_S)
             self._add(lot, work)
@@ -201,12 +202,16 @@ class Writer:
                 self._add(lot, self._queue.get_nowait())
         except Empty:
             pass
+        return lot
+
+    def _add_gathered(self, lot: Lot) -> None:
         now = monotonic()
         while self._gathering and (self._gathering[0][0] <= now or self._is_ending):
+            if lot.is_full:
+                return
             _, record = self._gathering.popleft()
             record.is_noted = False
             self._add(lot, record)
-        return lot
 
     def _again(self) -> Lot:
         """Wait a moment, then try once more what has to be written, and nothing else."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
@@ -102,6 +103,24 @@ def test_what_is_marked_for_later_is_written_soon(store: Store) -> None:
         eventually(lambda number=number: progress(store) == [b"%d" % number])  # type: ignore[misc]
 
 
+def test_what_is_marked_for_later_waits_for_no_queue_to_be_empty(
+    moody: MoodyDatabase, store: Store
+) -> None:
+    """While a large batch ends, there is always more of it; a stop is marked for later."""
+    large, other = insert(store, new("a", 40_000)), insert(store, new("b"))
+    with moody.held():
+        large.append([outcome(index) for index in range(40_000)])
+        store.mark(large)
+        eventually(lambda: store.writer.began)
+        other.progress(0, b"1")
+        store.mark_later(other)
+        eventually(lambda: store.writer._gathering[0][0] < monotonic())
+    eventually(lambda: progress(store) == [b"1"])
+
+    assert large.shown.counts[T.SUCCEEDED] < 40_000
+    save(store, large)
+
+
 def test_a_refusal_takes_no_others_with_it(moody: MoodyDatabase, store: Store) -> None:
     """They only happen to be in one transaction."""
     record = insert(store, new("a"))
@@ -139,9 +158,9 @@ def test_a_mistake_in_a_transaction_neither_ends_the_writer_nor_loses_anything(
     record = insert(store, new("a"))
     moody.fail(RuntimeError("a mistake"), ValueError("another"))
     record.append([outcome(0)])
-    save(store, record)
+    store.mark(record)
 
-    assert shown(store, "a").counts[T.SUCCEEDED] == 1
+    eventually(lambda: shown(store, "a").counts[T.SUCCEEDED] == 1)
 
 
 def test_a_mistake_of_one_call_is_told_and_costs_no_outcome(store: Store) -> None:

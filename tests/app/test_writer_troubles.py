@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from app.errors import StoreFull, StoreUnavailable
 from app.lifecycle import BatchState, TaskState
-from app.storage.store import Store
+from app.storage.store import SAVE_LIMIT_S, Store
 from app.storage.tables import PARTS, batches, holder
 from tests.app.moody_database import (
     SOON_S,
@@ -48,6 +48,8 @@ def test_what_has_to_be_written_is_tried_again_in_order(moody: MoodyDatabase) ->
         other.append([outcome(0)])
         record.append([outcome(1)])
         record.settle(5.0)
+        store.mark(other)
+        eventually(lambda: not store.troubles)
         save(store, record, other)
         rows = store.ask(store.queries.all_rows, record.given.serial)
         told = store.ask(store.queries.history, record.given.serial)
@@ -82,7 +84,8 @@ def test_a_commit_that_looked_like_a_failure_is_made_once(
     record = insert(store, new("a"))
     moody.fail(StoreUnavailable("cut off"), moment=Moment.AFTER)
     record.append([outcome(0), outcome(1)])
-    save(store, record)
+    store.mark(record)
+    eventually(lambda: record.shown.counts[T.SUCCEEDED] == 2)
 
     assert shown(store, "a").counts[T.SUCCEEDED] == 2
     assert len(store.ask(store.queries.history, record.given.serial)) == 2
@@ -132,6 +135,7 @@ def test_no_insert_waits_behind_what_cannot_be_written(moody: MoodyDatabase, sto
         assert together(store, write_key(name)) == [moody.always]
     took_s = monotonic() - began
     moody.always = None
+    eventually(lambda: not store.troubles)
     save(store, *records)
 
     assert took_s < SOON_S
@@ -155,6 +159,22 @@ def test_a_long_trouble_gathers_nothing_but_the_latest(moody: MoodyDatabase, sto
 
     assert owed <= 1
     eventually(lambda: progress(store) == [b"4"])
+
+
+def test_whoever_waits_for_something_to_be_written_is_told_soon_that_it_cannot(
+    moody: MoodyDatabase, store: Store
+) -> None:
+    """A stop is answered when its receipt is kept; a full disk may last for hours."""
+    record = insert(store, new("a"))
+    moody.always = StoreFull("no room")
+    record.settle(1.0)
+    store.mark(record)
+    eventually(lambda: store.troubles)
+    began = monotonic()
+    with pytest.raises(StoreFull):
+        save(store, record)
+
+    assert monotonic() - began < SAVE_LIMIT_S / 2
 
 
 def test_a_trouble_is_over_when_it_is_over(moody: MoodyDatabase, store: Store) -> None:
