@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
 from app.backlog import Backlog
@@ -45,11 +46,14 @@ class Admission:
         self._lock = threading.Lock()
         self._is_alone = False  # nothing of the service before this one runs
         self._waiting: deque[Callable[[], None]] = deque()  # for that
-        self._parked: list[Entry] = []
+        self._parked: list[Entry] = []  # until then
+        self._resting: list[Entry] = []
 
     def admit(self, record: Record, order: Order) -> None:
         """Run a batch, or what is left of it; one that comes too late goes on after a restart."""
-        _, recorder = self._register(record)
+        entry, recorder = self._register(record)
+        if record.was_restored and not self._is_alone:
+            self._parked.append(entry)
         try:
             self._backend.submit(order, recorder)
         except PoolClosed:
@@ -57,6 +61,13 @@ class Admission:
             recorder.settled()
         if self.is_closed:
             self.interrupt(record)
+
+    def settle_when(self, record: Record, call: Callable[[], None]) -> None:
+        """Call it once nothing of the batch, or of one of its tasks, can run in an older service."""
+        if record.was_restored:
+            self.when_alone(call)
+        else:
+            call()
 
     def interrupt(self, record: Record) -> bool:
         """Have a batch's tasks end, from where they will go on; False if it is being stopped."""
@@ -75,12 +86,13 @@ class Admission:
         entry, recorder = self._register(record)
         self._parked.append(entry)
         self._store.mark(record)
+        self.when_alone(partial(_end, loaded, recorder))
 
-        def end() -> None:
-            record.append(loaded.cut_short(monotonic()))
-            recorder.settled()
-
-        self.when_alone(end)
+    def rest(self, loaded: Loaded) -> None:
+        """Keep a batch whose task there is not now: it can be stopped, but not go on."""
+        entry, recorder = self._register(loaded.record)
+        entry.on_stop = partial(self.when_alone, partial(_end, loaded, recorder))
+        self._resting.append(entry)
 
     def when_alone(self, call: Callable[[], None]) -> None:
         """Call it once nothing of the service before this one runs: at once, if that is so."""
@@ -103,9 +115,9 @@ class Admission:
         self._parked.clear()
 
     def close(self) -> None:
-        """The service goes down; what is parked waits for the next one."""
+        """The service goes down; what it has not begun with is left to the next one as it is."""
         self.is_closed = True
-        for entry in self._parked:
+        for entry in (*self._parked, *self._resting):
             self._registry.drop(entry.record.given.id)
             entry.result.resolve()
 
@@ -114,4 +126,11 @@ class Admission:
         result = AsyncResult(StoredOutcomes(self._store, record))
         entry = Entry(record, result, self._backend)
         self._registry.add(entry)
-        return entry, Recorder(entry, self._store, self._registry, self._stopper)
+        settle_when = partial(self.settle_when, record)
+        return entry, Recorder(entry, self._store, self._registry, self._stopper, settle_when)
+
+
+def _end(loaded: Loaded, recorder: Recorder) -> None:
+    """Nothing of the batch runs: what had begun of it was cut short."""
+    loaded.record.append(loaded.cut_short(monotonic()))
+    recorder.settled()

@@ -107,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar=_METAVARS.get(name, "SIZE" if name.endswith("_bytes") else "NUMBER"),
             help=_help(name, field),
         )
-    commands.add_parser("demo", help="start a service, stop a batch safely, use its workers again")
+    commands.add_parser(
+        "demo", help="start a service, stop a batch safely, kill the service, go on"
+    )
     return parser
 
 

@@ -62,7 +62,7 @@ class Drain:
 
     async def _run(self) -> None:
         live = len(self._service.registry)
-        log.info("shutting down; interrupting %d batches, grace %g s", live, self._grace_s)
+        log.info("shutting down; batches to interrupt: %d, grace %g s", live, self._grace_s)
         try:
             await self._service.drain(self._limit_s)
         except Exception:

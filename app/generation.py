@@ -64,7 +64,7 @@ class Generation:
         self._path = folder / FILE_NAME
         self._backend, self._own, self._on_turn = backend, own, on_turn
         self._due: float | None = None  # when the holder's limit is over, once there was one
-        self._reason: str | None = _waits_because("it has not been looked for them yet")
+        self._reason: str | None = _waits_because("nobody has looked yet")
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="quiesce-generation", daemon=True)
 

@@ -61,6 +61,7 @@ class Record:
         "is_marked",
         "is_noted",
         "shown",
+        "was_restored",
     )
 
     def __init__(self, given: NewBatchRow) -> None:
@@ -81,6 +82,7 @@ class Record:
         """
         record = cls.__new__(cls)
         record._take_on(row, ended)
+        record.was_restored = True
         record._events = events
         if notes:
             record._notes = Notes(notes)
@@ -89,6 +91,7 @@ class Record:
     def _take_on(self, row: BatchRow, ended: bytearray | None) -> None:
         self.given = row.given
         self.shown = row  # as the store has it; only the writer assigns it
+        self.was_restored = False  # an older service may still run some of it
         self.is_marked = self.is_noted = False  # the writer will look, at once or soon
         self._lock = threading.Lock()
         self._state, self._run, self._version = row.state, row.run, row.version
@@ -193,6 +196,11 @@ class Record:
                 if self._notes is not None:
                     self._notes.tighten(StopRow(now, None, grace_s))
             return True
+
+    def rest(self, now: float, was_down: str) -> None:
+        """The service was down, and the batch cannot go on yet."""
+        with self._lock:
+            self._move(now, _UNDER_WAY, BatchState.INTERRUPTED, Cause(Actor.SERVICE, was_down))
 
     def go_on(self, now: float, *, was_down: str, is_back: str) -> None:
         """The service is there again, and so is the batch, which says why and since when."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from app.lifecycle import Actor
@@ -30,7 +30,7 @@ class Recorder:
     What it is told goes into the batch's record at once, and is shown once the store has it.
     """
 
-    __slots__ = ("_entry", "_record", "_registry", "_stopper", "_store")
+    __slots__ = ("_entry", "_record", "_registry", "_settle_when", "_stopper", "_store")
 
     def __init__(
         self,
@@ -38,10 +38,12 @@ class Recorder:
         store: Store,
         registry: Registry,
         stopper: Stopper,
+        settle_when: Callable[[Callable[[], None]], None],
     ) -> None:
+        """settle_when: calls what it is given once nothing of the batch can run elsewhere."""
         self._entry, self._record = entry, entry.record
         self._store, self._registry = store, registry
-        self._stopper = stopper
+        self._stopper, self._settle_when = stopper, settle_when
 
     def begun(self, at: float) -> None:
         self._record.begin(at)
@@ -83,6 +85,9 @@ class Recorder:
 
     def settled(self) -> None:
         """Whoever is woken finds the batch ended, in the store."""
+        self._settle_when(self._settle)
+
+    def _settle(self) -> None:
         if self._record.settle(monotonic()):
             self._record.then(self._has_ended)
             self._store.mark(self._record)

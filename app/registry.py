@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 
 from app.record import Record
@@ -14,7 +14,7 @@ from workers.result import AsyncResult
 class Entry:
     """One live batch, in the textbook pattern: the handle on its result beside its stop event."""
 
-    __slots__ = ("_backend", "_lock", "_setting", "_settled", "record", "result")
+    __slots__ = ("_backend", "_lock", "_setting", "_settled", "on_stop", "record", "result")
 
     def __init__(self, record: Record, result: AsyncResult, backend: Backend) -> None:
         self.record, self.result = record, result
@@ -22,6 +22,7 @@ class Entry:
         self._lock = threading.Lock()
         self._setting: Future[None] | None = None
         self._settled = False
+        self.on_stop: Callable[[], None] | None = None  # of a batch that the pool does not have
 
     @property
     def event(self) -> Event:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from app.admission import Admission
 from app.lifecycle import Actor, BatchState
 from app.loaded import Loaded, load_all
-from app.rows import BatchRow, Cause
+from app.rows import Cause
 from app.storage.store import Store
 
 log = logging.getLogger("quiesce.restart")
@@ -35,16 +35,9 @@ class Restart:
     def _go_through(self, connection: Connection) -> None:
         rows = self._store.queries.active(connection)
         if rows:
-            log.info("%d batches had not ended when the service went down", len(rows))
-        wanted = [row for row in rows if self._can_go_on(row)]
-        for loaded in load_all(connection, self._store.queries, wanted):
+            log.info("batches that had not ended when the service went down: %d", len(rows))
+        for loaded in load_all(connection, self._store.queries, rows):
             self._go_on(loaded)
-        for given in (row.given for row in rows if not self._can_go_on(row)):
-            log.error("batch %s rests: there is no task %r now", given.id, given.task)
-
-    def _can_go_on(self, row: BatchRow) -> bool:
-        """To be ended, a batch needs no task."""
-        return row.given.task in self._known_tasks or row.state is BatchState.STOPPING
 
     def _go_on(self, loaded: Loaded) -> None:
         """Old workers may still run any of it, so whatever ends does so when they have gone."""
@@ -54,6 +47,11 @@ class Restart:
             self._admission.park(loaded, Cause(Actor.SERVICE, WENT_DOWN))
         elif loaded.is_done:
             self._admission.park(loaded)
+        elif record.given.task not in self._known_tasks:
+            log.error("batch %s rests: there is no task %r now", record.given.id, record.given.task)
+            record.rest(monotonic(), WENT_DOWN)
+            self._store.mark(record)
+            self._admission.rest(loaded)
         else:
             record.go_on(monotonic(), was_down=WENT_DOWN, is_back=IS_BACK)
             self._store.mark(record)

@@ -28,8 +28,8 @@ NEVER = "never"
 DATABASES = ("sqlite:///", "postgresql://")
 SECRET = ("database",)  # what was given for these is never shown
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*([smhd])")
-_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?)\s*([smhd]?)")
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -68,9 +68,12 @@ def _never(value: object) -> object:
 
 def _duration(value: object) -> object:
     """Seconds, if a number has a unit behind it."""
-    if isinstance(value, str) and (found := _DURATION.fullmatch(value.strip().lower())):
-        return float(found[1]) * _UNITS_S[found[2]]
-    return value
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value.strip().lower())
+    if found is None:
+        raise ValueError("a number of seconds, or one with a unit: 90m, 12h, 30d")
+    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def _database(value: str | None) -> str | None:

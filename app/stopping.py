@@ -9,15 +9,14 @@ from time import monotonic
 from typing import NamedTuple
 
 from app.admission import Admission
-from app.errors import NoFilter
+from app.errors import NoFilter, ServiceDraining
 from app.glance import Glance, TaskGlance, glance_at
 from app.lifecycle import Actor
-from app.loaded import load
 from app.looks import Looks
 from app.record import Record
 from app.registry import Registry
 from app.retention import mark_to_purge
-from app.rows import BatchRow, Cause, Grace, GraceAsked
+from app.rows import Cause, Grace, GraceAsked
 from app.stopper import Stopper
 from app.storage.queries import Filter
 from app.storage.store import Store
@@ -28,6 +27,9 @@ from workers.result import AsyncResult
 
 #: How much of a long piece of work is done before everybody else has a turn.
 BATCHES_PER_TURN = 50
+
+#: When a service that goes down is worth another try.
+AGAIN_AFTER_S = 5
 
 SHUTS_DOWN = "the service is shutting down"
 
@@ -53,7 +55,7 @@ class Stopping:
         *,
         shutdown_grace_s: float,
     ) -> None:
-        self.task_stops = TaskStops(backend, store)
+        self.task_stops = TaskStops(backend, store, admission.settle_when)
         self._backend, self._store, self._registry = backend, store, registry
         self._admission, self._stopper, self._looks = admission, stopper, looks
         self._shutdown_grace_s = shutdown_grace_s
@@ -72,12 +74,12 @@ class Stopping:
         A caller that is cancelled meanwhile leaves the stop as it is.
 
         purge   forget the batch once it has ended, whoever waits for that
-        raises  BatchNotFound, StoreUnavailable if the stop could not be recorded
+        raises  BatchNotFound, ServiceDraining; StoreUnavailable if the stop could not be recorded
         """
         glance = await self._looks.glance(batch_id)
         record = glance.record
         if record is None and not glance.is_final:
-            return await self._end_resting(glance.row, ask, wait_s, purge=purge)
+            raise ServiceDraining(AGAIN_AFTER_S)  # it was interrupted
         if record is None or record.shown.is_final:
             if purge:
                 await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
@@ -115,10 +117,12 @@ class Stopping:
         """Stop one task, and wait until nothing of it runs, at most `wait_s` seconds.
 
         Its batch goes on. A caller that is cancelled meanwhile leaves the stop as it is.
-        raises  BatchNotFound, TaskRecordNotFound, StoreUnavailable
+        raises  BatchNotFound, TaskRecordNotFound, ServiceDraining, StoreUnavailable
         """
         found = await self._looks.glance_at_task(batch_id, index)
         record = found.batch.record
+        if record is None and not found.batch.is_final:
+            raise ServiceDraining(AGAIN_AFTER_S)  # its batch was interrupted
         if record is None:
             return found
         stop = record.request_task_stop(index, monotonic(), ask.reason, ask.grace_s)
@@ -158,21 +162,13 @@ class Stopping:
         """The workers learn of it at once, whatever the store does."""
         stop = record.request_stop(monotonic(), Cause(actor, ask.reason), ask.grace_s)
         if stop is not None:
+            entry = self._registry.get(record.given.id)
+            if entry is not None and entry.on_stop is not None:
+                on_stop, entry.on_stop = entry.on_stop, None
+                on_stop()
             self._stopper.stop(record.given.id, stop.grace_s)
             # Most have settled before that is due, and all is written at once.
             self._store.mark_later(record)
-
-    async def _end_resting(
-        self, row: BatchRow, ask: StopAsk, wait_s: float, *, purge: bool
-    ) -> Glance:
-        """Stop a batch that is interrupted, and will not go on by itself."""
-        loaded = await self._store.read(load, self._store.queries, row)
-        if purge:
-            loaded.record.purge()
-        self._admission.park(loaded, Cause(Actor.CLIENT, ask.reason))
-        await self._waits.wait(self._results([row.given.id]), wait_s)
-        await self._store.saved(loaded.record)
-        return Glance(loaded.record.shown, loaded.record)
 
     def _results(self, batch_ids: Iterable[str]) -> list[AsyncResult]:
         """What tells that these batches have settled; nothing for those that have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -40,8 +40,14 @@ class TaskStops:
     An entry goes when its stop has settled, whether or not anybody still waits.
     """
 
-    def __init__(self, backend: Backend, store: Store) -> None:
-        self._backend, self._store = backend, store
+    def __init__(
+        self,
+        backend: Backend,
+        store: Store,
+        settle_when: Callable[[Record, Callable[[], None]], None],
+    ) -> None:
+        """settle_when: calls what it is given once nothing of a batch's task can run elsewhere."""
+        self._backend, self._store, self._settle_when = backend, store, settle_when
         self._settling: dict[tuple[str, int], Settling] = {}
 
     def __len__(self) -> int:
@@ -57,7 +63,8 @@ class TaskStops:
             return settling
         settling.kill_at = kill_at
         grace_s = None if stop.kill_at is None else max(0.0, stop.kill_at - settling.asked)
-        told = partial(self._settled, record, index, asyncio.get_running_loop())
+        settled = partial(self._settled, record, index, asyncio.get_running_loop())
+        told = partial(self._settle_when, record, settled)
         self._backend.request_task_stop(*key, grace_s, told)
         return settling
 

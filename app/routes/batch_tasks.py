@@ -8,6 +8,7 @@ from app.errors import (
     BatchNotFound,
     CursorInvalid,
     RequestInvalid,
+    ServiceDraining,
     StoreFull,
     StoreUnavailable,
     TaskRecordNotFound,
@@ -63,7 +64,12 @@ async def get_task_of_batch(request: Request, batch_id: BatchId, index: TaskInde
             {"Location": TASK_LOCATION, "Retry-After": RETRY_AFTER},
         ),
         **responses_for(
-            BatchNotFound, TaskRecordNotFound, RequestInvalid, StoreFull, StoreUnavailable
+            BatchNotFound,
+            TaskRecordNotFound,
+            RequestInvalid,
+            ServiceDraining,
+            StoreFull,
+            StoreUnavailable,
         ),
     },
 )

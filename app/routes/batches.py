@@ -157,7 +157,9 @@ async def get_batch(
             BatchView,
             {"Location": LOCATION, "Retry-After": RETRY_AFTER},
         ),
-        **responses_for(BatchNotFound, RequestInvalid, StoreFull, StoreUnavailable),
+        **responses_for(
+            BatchNotFound, RequestInvalid, ServiceDraining, StoreFull, StoreUnavailable
+        ),
     },
 )
 async def stop_batch(request: Request, batch_id: BatchId, query: StopQuery) -> Response:

@@ -25,7 +25,10 @@ _OK = HealthView()
 async def get_pool(request: Request) -> Response:
     """The worker processes: pid, state, what they run, memory, restarts."""
     service = service_of(request)
-    return send(service.looks.views.pool(service.pool()))
+    view, reason = service.pool(), request.app.state.generation.reason
+    if reason is not None:
+        view = view._replace(degraded=[*view.degraded, reason])
+    return send(service.looks.views.pool(view))
 
 
 @router.get(

@@ -76,6 +76,7 @@ class Store:
             database, self.rows, on_written=on_written, on_shown=self._count, on_tick=on_tick
         )
         self._fresh: list[Insert] = []
+        self._is_closed = False
         self._serials = count(self.ask(self.queries.last_serial) + 1)
         self.last_id = self.ask(self.queries.last_id)  # of those that were there at the start
 
@@ -189,12 +190,13 @@ class Store:
         return found
 
     def shrink(self) -> None:
-        """Give back what is free; blocks."""
-        while self._database.shrink():
+        """Give back what is free, while there is time; blocks."""
+        while not self._is_closed and self._database.shrink():
             pass
 
     def close(self, limit_s: float) -> bool:
         """Write what there is, and end the threads; whether all was written in time."""
+        self._is_closed = True
         is_all = self.writer.close(limit_s)
         if not is_all:
             log.error("not everything could be written: tasks that ended lately will run again")

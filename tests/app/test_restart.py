@@ -181,6 +181,7 @@ def test_a_batch_whose_task_is_gone_rests_until_it_is_back(tmp_path: Path) -> No
         assert "there is no task 'wait_for_stop'" in service.stderr()
         stopped = http.stop(given_up, reason="not any more").json()
         assert (stopped["state"], stopped["stop"]["reason"]) == ("stopped", "not any more")
+        assert 'quiesce_batches{state="interrupted"} 1.0' in http.get("/metrics").text
     with serving(tmp_path, **QUICK) as (_, http):
         http.running(kept)
         assert http.look(given_up)["state"] == "stopped"
@@ -207,6 +208,27 @@ def test_no_task_runs_while_those_of_the_service_before_still_do(tmp_path: Path)
             assert http.get("/health/ready").status_code == 200
             http.running(batch)
             http.stop(batch, grace=0)
+
+
+@pytest.mark.parametrize("path", ["", "/tasks/0"])
+def test_a_stop_is_answered_when_nothing_of_the_service_before_runs(
+    tmp_path: Path, path: str
+) -> None:
+    """Nothing runs after the answer: that a new worker has not begun with it is not enough."""
+    grace = {"QUIESCE_SHUTDOWN_GRACE": "6"}
+    with serving(tmp_path, **grace) as (service, old_http):
+        batch = old_http.submit("never_look", [{"seconds": 60}])
+        old_http.running(batch)
+        old = psutil.Process(service.pid).children(recursive=True)
+        service.kill()
+        with serving(tmp_path, **grace) as (_, http):
+            link = batch["links"]["self"] + path
+            early = http.delete(link, params={"wait": 0})
+            assert alive(old)
+            assert early.status_code == 202
+            receipt = http.delete(link, params={"wait": 60})
+            assert not alive(old)
+            assert receipt.status_code == 200
 
 
 def test_the_warden_of_a_service_that_was_killed_with_it_leaves_nothing(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
         ("max_body_bytes", "0", "greater than 0"),
         ("max_body_bytes", "many", "byte"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
-        ("retention", "-1", "greater than or equal to 0"),
+        ("retention", "5weeks", "90m, 12h, 30d"),
     ],
 )
 def test_a_bad_value_is_named_by_variable_and_option(
