@@ -92,6 +92,16 @@ class BatchActive(QuiesceError):
         self.batch_id = batch_id
 
 
+class TaskGone(QuiesceError):
+    """The batch cannot go on: the service does not have its task now."""
+
+    def __init__(self, batch_id: str, name: str) -> None:
+        super().__init__(
+            f"batch {batch_id!r} cannot go on: its task {name!r} is in none of the modules loaded now"
+        )
+        self.batch_id, self.name = batch_id, name
+
+
 class NothingToResume(QuiesceError):
     """No task of the batch is in a state that the resume was asked for."""
 

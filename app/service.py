@@ -10,7 +10,7 @@ from time import monotonic
 from app.accepted import Accepted, AcceptedText
 from app.admission import Admission
 from app.draft import Draft
-from app.errors import BatchActive, ServiceDraining, UnknownTask
+from app.errors import BatchActive, ServiceDraining, TaskGone
 from app.forecast import MOST_RETRY_AFTER_S
 from app.glance import Glance, glance_at
 from app.ids import Ids
@@ -133,14 +133,14 @@ class Service:
     async def resume(self, batch_id: str, states: Collection[TaskState]) -> Glance:
         """Run those tasks of an ended batch again that are in one of `states`.
 
-        raises  BatchNotFound, BatchActive, NothingToResume, ServiceDraining, StoreUnavailable
+        raises  BatchNotFound, BatchActive, NothingToResume, TaskGone, ServiceDraining, StoreUnavailable
         """
         self.refuse_while_draining()
         glance = await self.looks.glance(batch_id)
         if not glance.is_final:
             raise BatchActive(batch_id)
         if glance.row.given.task not in self.catalog:
-            raise UnknownTask(glance.row.given.task, self.catalog)
+            raise TaskGone(batch_id, glance.row.given.task)
         stop = (await self.looks.show(glance)).stop
         receipt = None if stop is None else stop.to_json()
         resumption = Resumption(

@@ -26,6 +26,7 @@ from app.errors import (
     ServiceDraining,
     StoreFull,
     StoreUnavailable,
+    TaskGone,
     UnknownTask,
 )
 from app.glance import Glance
@@ -234,7 +235,7 @@ async def get_history(request: Request, batch_id: BatchId) -> Response:
     responses={
         202: answer("Queued again, in its next run.", BatchView, {"Location": LOCATION}),
         **responses_for(
-            BatchNotFound, BatchActive, NothingToResume, UnknownTask, RequestInvalid,
+            BatchNotFound, BatchActive, NothingToResume, TaskGone, RequestInvalid,
             ServiceDraining, StoreFull, StoreUnavailable,
         ),
     },

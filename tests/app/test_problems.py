@@ -80,6 +80,7 @@ def test_types_are_unique_and_never_change() -> None:
         "not-json",
         "not-ready",
         "nothing-to-resume",
+        "task-gone",
         "request-invalid",
         "store-full",
         "store-unavailable",

@@ -182,6 +182,11 @@ def test_a_batch_whose_task_is_gone_rests_until_it_is_back(tmp_path: Path) -> No
         stopped = http.stop(given_up, reason="not any more").json()
         assert (stopped["state"], stopped["stop"]["reason"]) == ("stopped", "not any more")
         assert 'quiesce_batches{state="interrupted"} 1.0' in http.get("/metrics").text
+        refused = http.post(given_up["links"]["self"] + "/resume")
+        assert (refused.status_code, refused.json()["type"]) == (
+            409,
+            "urn:quiesce:problem:task-gone",
+        )
     with serving(tmp_path, **QUICK) as (_, http):
         http.running(kept)
         assert http.look(given_up)["state"] == "stopped"
