@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -17,7 +18,7 @@ from app.lifecycle import TaskState
 from app.retention import LOOK_EVERY_S, ROWS_PER_TURN, Retention, forget_some
 from app.storage.store import Store
 from app.storage.tables import PARTS
-from tests.app.moody_database import MoodyDatabase, full, writing_store
+from tests.app.moody_database import SOON_S, MoodyDatabase, full, writing_store
 from tests.app.records import new, outcome
 from tests.app.serving import Client, Json, eventually, serving
 from tests.app.stores import ended, insert, resume, save, shown, wait_for
@@ -200,6 +201,19 @@ def test_what_cannot_be_forgotten_now_is_forgotten_later(moody: MoodyDatabase) -
         wait_for(partial(until, retention, lambda: store.totals.expired == 2))
 
         assert store.ask(store.queries.to_purge, time() + 1e9, 10) == []
+
+
+def test_the_end_waits_for_no_room_to_be_given_back(
+    moody: MoodyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a large batch may take minutes; the next start can go on with it."""
+    monkeypatch.setattr(moody, "shrink", lambda: True)
+    with writing_store(moody) as store:
+        shrinking = threading.Thread(target=store.shrink)
+        shrinking.start()
+    shrinking.join(SOON_S)
+
+    assert not shrinking.is_alive()
 
 
 async def until(retention: Retention, is_so: Callable[[], bool]) -> None:
