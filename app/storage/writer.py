@@ -13,11 +13,12 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import QuiesceError, StoreFull, StoreUnavailable
 from app.record import Record
 from app.rows import BatchRow
-from app.storage.database import Database
+from app.storage.database import Database, explain
 from app.storage.table_rows import TableRows
 from app.storage.transaction import Insertion, Transactions, forget
 from app.taken import Taken
@@ -246,6 +247,9 @@ class Writer:
                 given = self._write_all(connection, lot)
         except (StoreFull, StoreUnavailable) as error:
             self._refuse(lot, error)
+        except (SQLAlchemyError, OSError) as error:
+            self._refuse(lot, explain(error))
+            raise
         except BaseException:
             self._refuse(lot, StoreUnavailable("an unexpected error, see the log"))
             raise
