@@ -41,28 +41,10 @@ class Record:
     """
 
     __slots__ = (
-        "_events",
-        "_failed_fast",
-        "_history",
-        "_is_to_purge",
-        "_leaving",
-        "_lock",
-        "_notes",
-        "_outcomes",
-        "_run",
-        "_settled",
-        "_started",
-        "_state",
-        "_stop",
-        "_taken_version",
-        "_told",
-        "_version",
-        "given",
-        "is_marked",
-        "is_noted",
-        "shown",
-        "was_restored",
-    )
+        "_events", "_failed_fast", "_history", "_is_to_purge", "_leaving", "_lock", "_notes",
+        "_outcomes", "_run", "_settled", "_started", "_state", "_stop", "_taken_version", "_told",
+        "_version", "given", "is_marked", "is_noted", "shown", "was_restored",
+    )  # fmt: skip
 
     def __init__(self, given: NewBatchRow) -> None:
         """A batch that is accepted now."""
