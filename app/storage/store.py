@@ -21,11 +21,12 @@ from app.lifecycle import TASK_FINAL, BatchState, TaskState
 from app.record import Record
 from app.rows import BatchRow
 from app.storage.database import Database
+from app.storage.lot import Call, Insert
 from app.storage.queries import Queries
 from app.storage.statements import Values
 from app.storage.table_rows import TableRows
 from app.storage.transaction import Insertion
-from app.storage.writer import Call, Insert, Writer
+from app.storage.writer import Writer
 
 log = logging.getLogger("quiesce.store")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,16 +18,13 @@ from app.errors import QuiesceError, StoreFull, StoreUnavailable
 from app.record import Record
 from app.rows import BatchRow
 from app.storage.database import Database, explain
+from app.storage.lot import MOST_BYTES, MOST_OUTCOMES, Call, Insert, Lot, answer, make, refuse_all
 from app.storage.table_rows import TableRows
-from app.storage.transaction import Insertion, Transactions, forget
+from app.storage.transaction import Transactions, forget
 from app.taken import Taken
 
 log = logging.getLogger("quiesce.store")
 
-#: One transaction writes about so much: whatever comes next, a stop for one, does not wait long.
-MOST_OUTCOMES = 4_000
-MOST_BYTES = 8 << 20
-MOST_REQUESTS = 1_000
 #: The pool's thread says one thing after the other, outcomes and then the end of their batch: what
 #: comes in the same moment is written together.
 MOMENT_S = 0.0003
@@ -38,60 +34,6 @@ GATHER_S = 0.05
 FIRST_RETRY_S, MOST_RETRY_S = 0.1, 1.0
 #: How often `on_tick` is called, while there is anything to do at all.
 TICK_S = 0.25
-
-
-class Insert(NamedTuple):
-    """A new batch that is to be written, and what is done once it is; else its client is told why."""
-
-    insertion: Insertion
-    accepted: Callable[[], None]
-    reply: asyncio.Future[Any]
-
-
-class Call(NamedTuple):
-    """Something else that is to be written, and who waits for what it gives.
-
-    done  called on the writer's thread with what `write` gave, once that is committed
-    """
-
-    write: Callable[[Connection], Any]
-    reply: asyncio.Future[Any]
-    done: Callable[[Any], None] | None = None
-
-
-class Lot:
-    """What goes into one transaction."""
-
-    def __init__(self, owed: list[tuple[Record, Taken]]) -> None:
-        """owed: must be written, however long it takes; `add` adds to it."""
-        self.taken = owed
-        self.inserts: list[Insert] = []  # these are refused instead
-        self.calls: list[Call] = []
-        self.outcomes = self.payload_bytes = 0
-        for _, taken in owed:
-            self._count(taken)
-
-    def __bool__(self) -> bool:
-        return bool(self.taken or self.inserts or self.calls)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is enough for one transaction."""
-        requests = len(self.inserts) + len(self.calls) + len(self.taken)
-        return (
-            self.outcomes >= MOST_OUTCOMES
-            or self.payload_bytes >= MOST_BYTES
-            or requests >= MOST_REQUESTS
-        )
-
-    def add(self, record: Record, taken: Taken) -> None:
-        """This has to be written."""
-        self.taken.append((record, taken))
-        self._count(taken)
-
-    def _count(self, taken: Taken) -> None:
-        self.outcomes += len(taken.outcomes)
-        self.payload_bytes += sum(len(row.outcome.payload) for row in taken.outcomes)
 
 
 class Writer:
@@ -268,7 +210,7 @@ class Writer:
             self._transactions.insert(connection, [each.insertion for each in lot.inserts])
         if lot.taken:
             self._transactions.write(connection, [taken for _, taken in lot.taken])
-        return [_make(call, connection) for call in lot.calls]
+        return [make(call, connection) for call in lot.calls]
 
     def _has_written(self, lot: Lot, given: Sequence[Any]) -> None:
         """It is committed: show it, and tell who waits."""
@@ -291,7 +233,7 @@ class Writer:
             if call.done is not None and not isinstance(value, QuiesceError):
                 _tell(partial(call.done, value))
         inserted = [(insert.reply, None) for insert in lot.inserts]
-        _answer([*inserted, *((c.reply, value) for c, value in zip(lot.calls, given, strict=True))])
+        answer([*inserted, *((c.reply, value) for c, value in zip(lot.calls, given, strict=True))])
 
     def _refuse(self, lot: Lot, error: QuiesceError) -> None:
         """It could not be written: keep what must be, and tell the others why."""
@@ -302,7 +244,7 @@ class Writer:
             self._refuse_waiting(error)
         self.trouble = error
         self._retry_s = min(MOST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
-        _answer_all(lot, error)
+        refuse_all(lot, error)
 
     def _refuse_waiting(self, error: QuiesceError) -> None:
         """Nobody waits longer than two tries; what has to be written waits in the queue."""
@@ -313,7 +255,7 @@ class Writer:
                 self._queue.put(work)
             else:
                 self._add(waiting, work)
-        _answer_all(waiting, error)
+        refuse_all(waiting, error)
 
     def _tick(self) -> None:
         now = monotonic()
@@ -327,44 +269,3 @@ def _tell(told: Callable[[], None]) -> None:
         told()
     except Exception:  # one waiter's trouble must not strand the others
         log.exception("somebody could not be told that the store has it")
-
-
-def _make(call: Call, connection: Connection) -> Any:
-    """What the call gives; the reason, if it refuses, and then it has written nothing."""
-    savepoint = connection.begin_nested()
-    try:
-        given = call.write(connection)
-    except QuiesceError as refusal:
-        savepoint.rollback()
-        return refusal
-    # After any other error there may be nothing left to roll back to.
-    savepoint.commit()
-    return given
-
-
-def _answer_all(lot: Lot, error: QuiesceError) -> None:
-    refused = [insert.reply for insert in lot.inserts] + [call.reply for call in lot.calls]
-    _answer([(reply, error) for reply in refused])
-
-
-Answers = Sequence[tuple[asyncio.Future[Any], Any]]
-
-
-def _answer(answers: Answers) -> None:
-    """Give each future its value, or its error; each event loop is woken once for all of its own."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for reply, value in answers:
-        by_loop.setdefault(reply.get_loop(), []).append((reply, value))
-    for loop, its in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, its)
-
-
-def _resolve(answers: Answers) -> None:
-    for reply, value in answers:
-        if reply.done():
-            continue
-        if isinstance(value, QuiesceError):
-            reply.set_exception(value)
-        else:
-            reply.set_result(value)

@@ -11,9 +11,9 @@ import pytest
 from app.errors import BatchActive, StoreFull, StoreUnavailable
 from app.lifecycle import BatchState, TaskState
 from app.record import Record
+from app.storage.lot import Insert
 from app.storage.store import Store
 from app.storage.transaction import Insertion
-from app.storage.writer import Insert
 from tests.app.moody_database import (
     MoodyDatabase,
     full,

@@ -1,0 +1,115 @@
+"""What goes into one transaction of the store's writer, and who is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from app.errors import QuiesceError
+from app.record import Record
+from app.storage.transaction import Insertion
+from app.taken import Taken
+
+#: One transaction writes about so much: whatever comes next, a stop for one, does not wait long.
+MOST_OUTCOMES = 4_000
+MOST_BYTES = 8 << 20
+MOST_REQUESTS = 1_000
+
+
+class Insert(NamedTuple):
+    """A new batch that is to be written, and what is done once it is; else its client is told why."""
+
+    insertion: Insertion
+    accepted: Callable[[], None]
+    reply: asyncio.Future[Any]
+
+
+class Call(NamedTuple):
+    """Something else that is to be written, and who waits for what it gives.
+
+    done  called on the writer's thread with what `write` gave, once that is committed
+    """
+
+    write: Callable[[Connection], Any]
+    reply: asyncio.Future[Any]
+    done: Callable[[Any], None] | None = None
+
+
+class Lot:
+    """What goes into one transaction."""
+
+    def __init__(self, owed: list[tuple[Record, Taken]]) -> None:
+        """owed: must be written, however long it takes; `add` adds to it."""
+        self.taken = owed
+        self.inserts: list[Insert] = []  # these are refused instead
+        self.calls: list[Call] = []
+        self.outcomes = self.payload_bytes = 0
+        for _, taken in owed:
+            self._count(taken)
+
+    def __bool__(self) -> bool:
+        return bool(self.taken or self.inserts or self.calls)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is enough for one transaction."""
+        requests = len(self.inserts) + len(self.calls) + len(self.taken)
+        return (
+            self.outcomes >= MOST_OUTCOMES
+            or self.payload_bytes >= MOST_BYTES
+            or requests >= MOST_REQUESTS
+        )
+
+    def add(self, record: Record, taken: Taken) -> None:
+        """This has to be written."""
+        self.taken.append((record, taken))
+        self._count(taken)
+
+    def _count(self, taken: Taken) -> None:
+        self.outcomes += len(taken.outcomes)
+        self.payload_bytes += sum(len(row.outcome.payload) for row in taken.outcomes)
+
+
+def make(call: Call, connection: Connection) -> Any:
+    """What the call gives; the reason, if it refuses, and then it has written nothing."""
+    savepoint = connection.begin_nested()
+    try:
+        given = call.write(connection)
+    except QuiesceError as refusal:
+        savepoint.rollback()
+        return refusal
+    # After any other error there may be nothing left to roll back to.
+    savepoint.commit()
+    return given
+
+
+def refuse_all(lot: Lot, error: QuiesceError) -> None:
+    """Tell everybody who can be told that nothing was written, and why."""
+    refused = [insert.reply for insert in lot.inserts] + [call.reply for call in lot.calls]
+    answer([(reply, error) for reply in refused])
+
+
+Answers = Sequence[tuple[asyncio.Future[Any], Any]]
+
+
+def answer(answers: Answers) -> None:
+    """Give each future its value, or its error; each event loop is woken once for all of its own."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for reply, value in answers:
+        by_loop.setdefault(reply.get_loop(), []).append((reply, value))
+    for loop, its in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, its)
+
+
+def _resolve(answers: Answers) -> None:
+    for reply, value in answers:
+        if reply.done():
+            continue
+        if isinstance(value, QuiesceError):
+            reply.set_exception(value)
+        else:
+            reply.set_result(value)
