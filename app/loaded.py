@@ -10,8 +10,11 @@ from sqlalchemy import Connection
 from app.orders import failure_of, order_of
 from app.record import Record
 from app.rows import BatchRow, Note
-from app.storage.queries import Queries
+from app.storage.queries import BATCHES_AT_A_TIME, Queries
 from workers.backend import Ending, Order, Outcome, Remarks
+
+#: Items that are read at a time, if they are of several batches.
+TASKS_AT_A_TIME = 20_000
 
 
 class Loaded(NamedTuple):
@@ -54,14 +57,30 @@ def load_all(
     serials = [row.given.serial for row in rows]
     all_notes = queries.open_notes(connection, serials)
     events = queries.count_history(connection, serials)
+    for part in _parts(rows):
+        items = queries.items(connection, [row.given.serial for row in part])
+        for row in part:
+            serial, notes = row.given.serial, all_notes[row.given.serial]
+            ended = None
+            if row.ended_tasks or row.run > 1:
+                ended = queries.ended(connection, serial, row.given.total)
+            not_to_run = _not_to_run(ended, notes, row.given.total)
+            order = order_of(row.given, items.pop(serial), not_to_run, notes)
+            yield Loaded(Record.restored(row, ended, notes, events[serial]), order, notes)
+
+
+def _parts(rows: Sequence[BatchRow]) -> Iterator[list[BatchRow]]:
+    """Batches whose items are read with one question: not too many, nor with too many tasks."""
+    part: list[BatchRow] = []
+    tasks = 0
     for row in rows:
-        serial, notes = row.given.serial, all_notes[row.given.serial]
-        ended = None
-        if row.ended_tasks or row.run > 1:
-            ended = queries.ended(connection, serial, row.given.total)
-        items = queries.items(connection, serial)
-        order = order_of(row.given, items, _not_to_run(ended, notes, row.given.total), notes)
-        yield Loaded(Record.restored(row, ended, notes, events[serial]), order, notes)
+        if part and (len(part) >= BATCHES_AT_A_TIME or tasks + row.given.total > TASKS_AT_A_TIME):
+            yield part
+            part, tasks = [], 0
+        part.append(row)
+        tasks += row.given.total
+    if part:
+        yield part
 
 
 def _not_to_run(ended: bytearray | None, notes: Mapping[int, Note], total: int) -> bytes:

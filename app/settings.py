@@ -25,6 +25,8 @@ from workers.messages import MAX_PAYLOAD_BYTES
 PREFIX = "QUIESCE_"
 MAX_STOP_WAIT_S = 600.0
 NEVER = "never"
+#: Neither database takes a value of a gigabyte.
+MAX_RESULT_BYTES = min(512 << 20, MAX_PAYLOAD_BYTES)
 DATABASES = ("sqlite:///", "postgresql://")
 SECRET = ("database",)  # what was given for these is never shown
 
@@ -166,7 +168,7 @@ class Settings(BaseSettings):
     )
     max_result_bytes: Size = Field(
         ByteSize(128 * 2**20),
-        le=MAX_PAYLOAD_BYTES,
+        le=MAX_RESULT_BYTES,
         description="Largest result of one task, in bytes or with a unit; a longer one fails its "
         "task (ResultTooLarge).",
     )

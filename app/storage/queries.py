@@ -13,7 +13,7 @@ from app.lifecycle import FINAL, BatchState, TaskState
 from app.rows import BatchRow, HistoryRow, Note, Row, TaskRow
 from app.storage.table_rows import TableRows, segment
 from app.storage.tables import batches, history, keys, labels, notes, outcomes, segments
-from workers.items import Items
+from workers.items import Items, Segment
 
 #: How many tasks one look for the next match covers, the first time and at most.
 FIRST_SPAN, MOST_SPAN = 1 << 10, 1 << 16
@@ -88,10 +88,17 @@ class Queries:
         found: str | None = connection.scalar(select(func.max(batches.c.id)))
         return found
 
-    def items(self, connection: Connection, serial: int) -> Items:
-        """A batch's items."""
-        statement = select(segments).where(segments.c.batch == serial).order_by(segments.c.first)
-        return Items.of(segment(values) for values in connection.execute(statement).mappings())
+    def items(self, connection: Connection, serials: Sequence[int]) -> dict[int, Items]:
+        """The items of these batches, which are few."""
+        found: dict[int, list[Segment]] = {serial: [] for serial in serials}
+        statement = (
+            select(segments)
+            .where(segments.c.batch.in_(serials))
+            .order_by(segments.c.batch, segments.c.first)
+        )
+        for values in connection.execute(statement).mappings():
+            found[values["batch"]].append(segment(values))
+        return {serial: Items.of(parts) for serial, parts in found.items()}
 
     def history(self, connection: Connection, serial: int) -> list[HistoryRow]:
         """Every state that a batch was in, in order."""

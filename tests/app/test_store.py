@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Connection
 
+from app import loaded
 from app.clock import Clock
 from app.lifecycle import Actor, BatchState, TaskState
 from app.record import Record
@@ -216,6 +218,23 @@ def test_a_batch_goes_on_from_what_the_store_has(store: Store) -> None:
         4: (1, 1, b""),
     }
     assert not loaded.is_done
+
+
+def test_many_batches_are_loaded_each_with_its_own_items(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some are read with one question, some alone; none gets those of another."""
+    monkeypatch.setattr(loaded, "TASKS_AT_A_TIME", 5)
+    sizes = {"a": 2, "b": 3, "c": 9, "d": 1}
+    for name, total in sizes.items():
+        insert(store, new(name, total))
+
+    def read(connection: Connection) -> dict[str, int]:
+        rows = store.queries.active(connection)
+        found = loaded.load_all(connection, store.queries, rows)
+        return {each.order.batch_id: len(each.order.items) for each in found}
+
+    assert store.ask(read) == sizes
 
 
 def test_active_batches_are_those_that_have_not_ended(store: Store) -> None:
