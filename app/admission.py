@@ -52,8 +52,8 @@ class Admission:
     def admit(self, record: Record, order: Order) -> None:
         """Run a batch, or what is left of it; one that comes too late goes on after a restart."""
         entry, recorder = self._register(record)
-        if record.was_restored and not self._is_alone:
-            self._parked.append(entry)
+        if record.was_restored and self._is_left(entry):
+            return
         try:
             self._backend.submit(order, recorder)
         except PoolClosed:
@@ -84,7 +84,8 @@ class Admission:
         if stop is not None:
             record.request_stop(monotonic(), stop, Grace.DEFAULT)
         entry, recorder = self._register(record)
-        self._parked.append(entry)
+        if self._is_left(entry):
+            return
         self._store.mark(record)
         self.when_alone(partial(_end, loaded, recorder))
 
@@ -102,24 +103,44 @@ class Admission:
                 return
         call()
 
-    def be_alone(self) -> None:
-        """Nothing of the service before this one runs."""
+    def be_alone(self) -> bool:
+        """Nothing of the service before this one runs; False if this one goes down by now."""
         with self._lock:
+            if self.is_closed:
+                return False
             self._is_alone = True
+            self._parked.clear()  # from here on they are batches like all others
         while self._waiting:
             call = self._waiting.popleft()
             try:
                 call()
             except Exception:  # one batch's trouble must not keep the others from going on
                 log.exception("a batch of the service before this one could not be ended")
-        self._parked.clear()
+        return True
 
     def close(self) -> None:
         """The service goes down; what it has not begun with is left to the next one as it is."""
-        self.is_closed = True
+        with self._lock:
+            self.is_closed = True
         for entry in (*self._parked, *self._resting):
-            self._registry.drop(entry.record.given.id)
-            entry.result.resolve()
+            self._let_go(entry)
+
+    def _is_left(self, entry: Entry) -> bool:
+        """Whether a batch of the service before is left to the one after; else it waits if it must."""
+        with self._lock:
+            if self._is_alone:
+                return False
+            if not self.is_closed:
+                self._parked.append(entry)
+                return False
+        self._let_go(entry)
+        return True
+
+    def _let_go(self, entry: Entry) -> None:
+        """Nobody waits for a batch any more, and nothing that the pool says of it now ends it."""
+        entry.record.leave(monotonic(), self._grace_s)
+        self._registry.drop(entry.record.given.id)
+        entry.result.resolve()
 
     def _register(self, record: Record) -> tuple[Entry, Recorder]:
         record.listen(self._backlog.added)

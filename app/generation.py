@@ -56,10 +56,10 @@ class Generation:
         folder: Path,
         backend: Backend,
         own: Holder,
-        on_turn: Callable[[], None] = lambda: None,
+        on_turn: Callable[[], bool] = lambda: True,
     ) -> None:
         """backend: held for the reason HOLD; to be closed after this. on_turn: called before that is
-        released; raises nothing.
+        released, and whether it is to be; raises nothing.
         """
         self._path = folder / FILE_NAME
         self._backend, self._own, self._on_turn = backend, own, on_turn
@@ -108,9 +108,9 @@ class Generation:
             self._backend.keep(descriptor)
         finally:
             os.close(descriptor)
-        self._on_turn()
-        self._backend.release(HOLD)
-        self._reason = None
+        if self._on_turn():
+            self._backend.release(HOLD)
+            self._reason = None
 
     def _await_turn(self, descriptor: int) -> bool:
         """Lock the file, once nothing of the last holder is left; False if this is closed before."""

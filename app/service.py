@@ -159,9 +159,12 @@ class Service:
         """Go on with what was cut off; blocks. Raises StoreUnavailable."""
         Restart(self.store, self._admission, self.catalog).run()
 
-    def be_alone(self) -> None:
-        """Nothing of the service before this one runs: what waited for that ends. On any thread."""
-        self._admission.be_alone()
+    def be_alone(self) -> bool:
+        """Nothing of the service before this one runs: what waited for that ends. On any thread.
+
+        False if this one goes down already: then it begins with nothing any more.
+        """
+        return self._admission.be_alone()
 
     async def drain(self, wait_s: float) -> None:
         """Take nothing new, interrupt or stop every batch, wait until all have settled."""
