@@ -117,8 +117,7 @@ class Looks:
     async def history(self, batch_id: str) -> HistoryView:
         """Every state the batch has been in. Raises BatchNotFound."""
         glance = await self.glance(batch_id)
-        serial = glance.row.given.serial
-        rows = await self._store.read(self._store.queries.history, serial)
+        rows = await self._store.read(self._store.queries.history, glance.row)
         return self.views.history(batch_id, rows)
 
     def gaps(self) -> dict[str, Gaps]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from app.history import BY_CLIENT, BY_SERVICE, BY_WORKER, History
 from app.leaving import GOES_DOWN, Leaving
 from app.lifecycle import ACTIVE, BATCH_MOVES, FINAL, Actor, BatchState, batch_end
 from app.notes import NO_CHANGES, Notes
@@ -17,7 +18,6 @@ from app.rows import (
     BatchRow,
     Cause,
     GraceAsked,
-    HistoryRow,
     NewBatchRow,
     Note,
     Row,
@@ -28,9 +28,6 @@ from app.taken import Taken
 from workers.backend import Ending, Outcome, Remarks, RunningTask, StackSample
 
 _UNDER_WAY = frozenset({BatchState.QUEUED, BatchState.RUNNING, BatchState.STOPPING})
-_BY_CLIENT = Cause(Actor.CLIENT)
-_BY_WORKER = Cause(Actor.WORKER)
-_BY_SERVICE = Cause(Actor.SERVICE)
 
 
 class Record:
@@ -41,7 +38,7 @@ class Record:
     """
 
     __slots__ = (
-        "_events", "_failed_fast", "_history", "_is_to_purge", "_leaving", "_lock", "_notes",
+        "_failed_fast", "_history", "_is_to_purge", "_leaving", "_lock", "_notes",
         "_outcomes", "_run", "_settled", "_started", "_state", "_stop", "_taken_version", "_told",
         "_version", "given", "is_marked", "is_noted", "shown", "was_restored",
     )  # fmt: skip
@@ -50,7 +47,7 @@ class Record:
         """A batch that is accepted now."""
         counts = all_counts({}, given.total, is_final=False)
         self._take_on(BatchRow(given, BatchState.QUEUED, counts, version=0), None)
-        self._note_state(given.created, _BY_CLIENT)
+        self._note_state(given.created, BY_CLIENT)
 
     @classmethod
     def restored(
@@ -60,12 +57,12 @@ class Record:
 
         ended   1 for each task that has an outcome, in index order; None if none has
         notes   on those that have none
-        events  rows that there are of its history
+        events  rows that are written of its history
         """
         record = cls.__new__(cls)
         record._take_on(row, ended)
         record.was_restored = True
-        record._events = events
+        record._history = History.of(row, events)
         if notes:
             record._notes = Notes(notes)
         return record
@@ -82,8 +79,7 @@ class Record:
         self._failed_fast, self._is_to_purge = row.failed_fast, row.is_to_purge
         self._outcomes = OutcomeLog(row, ended)
         self._notes: Notes | None = None  # most batches need none
-        self._history: list[HistoryRow] = []
-        self._events = 0
+        self._history = History()
         self._told: deque[tuple[int, Callable[[], None]]] = deque()  # each after so many outcomes
         self._leaving: Leaving | None = None  # the service goes down under it
 
@@ -275,7 +271,7 @@ class Record:
             if is_whole and self._settled is not None and self._state in _UNDER_WAY:
                 self._finish(self._settled)
             notes = NO_CHANGES if self._notes is None else self._notes.take()
-            history, self._history = self._history, []
+            history = self._history.take()
             row, has_changed = self._row(), self._version > self._taken_version
             self._taken_version = self._version
             return Taken(row, rows, notes, history, self._due(), is_whole, has_changed)
@@ -336,7 +332,7 @@ class Record:
             return
         counts = self._outcomes.counts(is_final=True)
         end = batch_end(counts, was_stopped=self._stop is not None, failed_fast=self._failed_fast)
-        self._move(now, _UNDER_WAY, end, _BY_SERVICE)
+        self._move(now, _UNDER_WAY, end, BY_SERVICE)
         if self._stop is not None:
             self._stop = replace(self._stop, settled=now)
 
@@ -367,7 +363,7 @@ class Record:
         if self._started is None:
             self._started = _on_grid(at)
             self._version += 1
-        self._move(at, {BatchState.QUEUED}, BatchState.RUNNING, _BY_WORKER)
+        self._move(at, {BatchState.QUEUED}, BatchState.RUNNING, BY_WORKER)
 
     def _move(
         self, at: float, expected: Collection[BatchState], state: BatchState, cause: Cause
@@ -381,8 +377,7 @@ class Record:
 
     def _note_state(self, at: float, cause: Cause) -> None:
         self._version += 1
-        self._history.append(HistoryRow(self._events, at, self._run, self._state, cause))
-        self._events += 1
+        self._history.add(_on_grid(at), self._run, self._state, cause)
 
 
 def _on_grid(moment: float) -> float:

@@ -21,9 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.sql import false
 
 from app.errors import BatchActive, BatchNotFound, NothingToResume
+from app.history import History
 from app.lifecycle import RESUMABLE, Actor, BatchState, TaskState
 from app.loaded import Loaded, load
-from app.rows import BatchRow, Cause, HistoryRow
+from app.rows import BatchRow, Cause
 from app.storage.queries import Queries
 from app.storage.table_rows import TableRows
 from app.storage.tables import batches, history, notes, outcomes
@@ -136,6 +137,8 @@ class Resumption:
             )
         )  # fmt: skip
         cause = Cause(Actor.CLIENT, f"resume of {', '.join(self._states)}")
-        number = self._queries.count_history(connection, [self._serial])[self._serial]
-        event = HistoryRow(number, self._now, run, BatchState.QUEUED, cause, self._receipt)
-        connection.execute(insert(history), [self._rows.of_history(self._serial, event)])
+        written = self._queries.count_history(connection, [self._serial])[self._serial]
+        told = History.of(row, written)
+        told.add(self._now, run, BatchState.QUEUED, cause, self._receipt)
+        entries = [self._rows.of_history(self._serial, entry) for entry in told.take()]
+        connection.execute(insert(history), entries)

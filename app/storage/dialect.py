@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.errors import QuiesceError, StoreFull, StoreUnavailable
+from app.storage.kept import KeptConnection
 
 #: Readers that stay connected, and how many more may come for a moment.
 READERS, MORE_READERS = 8, 8
@@ -27,12 +28,12 @@ class Dialect(ABC):
     """One database, with all that its kind does in its own way.
 
     where   how messages name it, never with a password
-    writer  has a single connection, and nobody else writes
+    writer  a single connection, and nobody else writes
     reader  its connections only read, each transaction from one snapshot
     """
 
     where: str
-    writer: Engine
+    writer: KeptConnection
     reader: Engine
 
     @staticmethod

@@ -21,6 +21,7 @@ from app.storage.dialect import (
     READERS,
     Dialect,
 )
+from app.storage.kept import KeptConnection
 
 #: Of all advisory locks in a database, ours; the second half is the schema.
 LOCK = 0x51554945
@@ -66,11 +67,12 @@ class Postgresql(Dialect):
         self._token: str | None = None
         host = url.host or ", ".join(url.normalized_query.get("host", ())) or "this machine"
         self.where = f"the PostgreSQL database {url.database or url.username or ''!r} on {host}"
-        self.writer = _engine(url, pool_size=1, max_overflow=0)
+        writer = _engine(url, pool_size=1, max_overflow=0)
+        self.writer = KeptConnection(writer, wait_s=POOL_WAIT_S, kept_s=0.0)
         self.reader = _engine(
             url, pool_size=READERS, max_overflow=MORE_READERS, isolation_level="REPEATABLE READ"
         )
-        event.listen(self.writer, "do_connect", self._connect_writer)
+        event.listen(writer, "do_connect", self._connect_writer)
         event.listen(self.reader, "do_connect", self._connect_reader)
 
     @staticmethod

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Select, and_, exists, func, not_, select
 
 from app.glance import Glance
+from app.history import plain_history
 from app.lifecycle import FINAL, BatchState, TaskState
 from app.rows import BatchRow, HistoryRow, Note, Row, TaskRow
 from app.storage.table_rows import TableRows, segment
@@ -100,13 +101,14 @@ class Queries:
             found[values["batch"]].append(segment(values))
         return {serial: Items.of(parts) for serial, parts in found.items()}
 
-    def history(self, connection: Connection, serial: int) -> list[HistoryRow]:
+    def history(self, connection: Connection, row: BatchRow) -> list[HistoryRow]:
         """Every state that a batch was in, in order."""
-        statement = select(history).where(history.c.batch == serial).order_by(history.c.number)
-        return [self._rows.history(values) for values in connection.execute(statement).mappings()]
+        its_own = history.c.batch == row.given.serial
+        written = connection.execute(select(history).where(its_own).order_by(history.c.number))
+        return [*map(self._rows.history, written.mappings())] or plain_history(row)
 
     def count_history(self, connection: Connection, serials: Sequence[int]) -> dict[int, int]:
-        """How many there are, by batch."""
+        """How many of them are written, by batch; none if its row tells as much."""
         found = dict.fromkeys(serials, 0)
         for some in _parts(serials):
             statement = (

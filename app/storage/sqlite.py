@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from app.storage.dialect import (
     DatabaseUnusable,
     Dialect,
 )
+from app.storage.kept import KeptConnection
 
 # No mmap: an I/O error in it ends the process with SIGBUS instead of an error that can be told.
 PRAGMAS = (
@@ -71,7 +73,8 @@ class Sqlite(Dialect):
     def __init__(self, path: Path) -> None:
         self._path = Path(os.path.realpath(path))  # one lock, whatever links lead to the file
         self.where = f"the database {str(self._path)!r}"
-        self.writer = self._engine(WRITER_PRAGMAS, "BEGIN IMMEDIATE", connections=1)
+        writer = self._engine(WRITER_PRAGMAS, "BEGIN IMMEDIATE", connections=1)
+        self.writer = KeptConnection(writer, wait_s=POOL_WAIT_S, kept_s=math.inf)
         self.reader = self._engine(READER_PRAGMAS, "BEGIN", connections=READERS)
         self._lock: int | None = None
         self._identity = (0, 0)
@@ -162,7 +165,7 @@ class Sqlite(Dialect):
     @contextmanager
     def _outside_transactions(self) -> Iterator[sqlite3.Connection]:
         """The writer's connection, for what SQLite does not do inside a transaction."""
-        with self.writer.connect() as connection, self._explaining():
+        with self.writer.lend() as connection, self._explaining():
             yield _driver_of(connection)
 
     def _begin(self, statement: str, connection: Connection) -> None:

@@ -176,7 +176,7 @@ notes = Table(
     Column("stack", Words),
 )
 
-#: Every state that a batch has been in.
+#: Every state that a batch has been in; no row at all as long as that of the batch tells as much.
 history = Table(
     "history",
     metadata,

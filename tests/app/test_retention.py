@@ -186,7 +186,7 @@ def test_a_batch_that_is_resumed_at_the_last_moment_stays(
 
     assert shown(store, "a").run == 2
     assert store.totals.expired == 0
-    assert len(store.ask(store.queries.history, record.given.serial)) > 2
+    assert len(store.ask(store.queries.history, record.shown)) > 2
 
 
 def test_what_cannot_be_forgotten_now_is_forgotten_later(moody: MoodyDatabase) -> None:

@@ -132,7 +132,7 @@ def test_writing_the_same_again_changes_nothing(store: Store, database: Database
     record.publish(taken)
 
     assert shown(store, "a").counts[T.SUCCEEDED] == 1
-    assert len(store.ask(store.queries.history, record.given.serial)) == 2
+    assert len(store.ask(store.queries.history, record.shown)) == 2
 
 
 def test_an_older_state_never_replaces_a_newer_one(store: Store, database: Database) -> None:
@@ -249,7 +249,7 @@ def test_active_batches_are_those_that_have_not_ended(store: Store) -> None:
 def test_the_history_has_every_state_in_order(store: Store) -> None:
     """With time, actor and cause."""
     record = ended(store)
-    rows = store.ask(store.queries.history, record.given.serial)
+    rows = store.ask(store.queries.history, record.shown)
 
     assert [(row.number, row.state, row.cause.actor) for row in rows] == [
         (0, B.QUEUED, Actor.CLIENT),

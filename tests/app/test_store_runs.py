@@ -30,7 +30,7 @@ def test_a_resume_makes_the_chosen_tasks_pending_again(store: Store) -> None:
     loaded = reloaded(store, "a")
     assert loaded.order.ended == bytes([1, 1, 0])
     assert loaded.order.begun[2].attempt == 1
-    last = store.ask(store.queries.history, record.given.serial)[-1]
+    last = store.ask(store.queries.history, record.shown)[-1]
     assert (last.state, last.run, last.receipt) == (B.QUEUED, 2, b'{"took":1}')
     assert last.cause == Cause(Actor.CLIENT, "resume of stopped")
 

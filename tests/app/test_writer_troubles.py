@@ -52,7 +52,7 @@ def test_what_has_to_be_written_is_tried_again_in_order(moody: MoodyDatabase) ->
         eventually(lambda: not store.troubles)
         save(store, record, other)
         rows = store.ask(store.queries.all_rows, record.given.serial)
-        told = store.ask(store.queries.history, record.given.serial)
+        told = store.ask(store.queries.history, record.shown)
 
         assert [row.index for row in rows] == [0, 1, 2, 3]
         assert [row.state for row in told] == [B.QUEUED, B.RUNNING, B.SUCCEEDED]
@@ -88,7 +88,7 @@ def test_a_commit_that_looked_like_a_failure_is_made_once(
     eventually(lambda: record.shown.counts[T.SUCCEEDED] == 2)
 
     assert shown(store, "a").counts[T.SUCCEEDED] == 2
-    assert len(store.ask(store.queries.history, record.given.serial)) == 2
+    assert len(store.ask(store.queries.history, record.shown)) == 2
 
 
 @pytest.mark.parametrize("moment", Moment)

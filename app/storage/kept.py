@@ -1,0 +1,64 @@
+"""The one connection that writes, kept from one transaction to the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+
+class KeptConnection:
+    """Lends the only connection of an engine to one user after the other, on any thread.
+
+    To take it out of the engine and give it back takes longer than a small transaction. The engine
+    looks whether it still works, so this happens after an error, and after a pause.
+    """
+
+    def __init__(self, engine: Engine, *, wait_s: float, kept_s: float) -> None:
+        """wait_s: for a turn, at most. kept_s: a connection that was used so lately still works."""
+        self._engine = engine
+        self._wait_s, self._kept_s = wait_s, kept_s
+        self._turn = threading.Lock()
+        self._connection: Connection | None = None
+        self._used = 0.0
+
+    @contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """The connection, in no transaction. Raises NoConnectionFree, and what the driver does."""
+        if not self._turn.acquire(timeout=self._wait_s):
+            raise NoConnectionFree
+        try:
+            yield self._taken_out()
+        except BaseException:
+            self._give_back()
+            raise
+        finally:
+            self._used = monotonic()
+            self._turn.release()
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction, committed at the end unless there is an error."""
+        with self.lend() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        """Close it; nobody may be using it."""
+        self._give_back()
+        self._engine.dispose()
+
+    def _taken_out(self) -> Connection:
+        if monotonic() > self._used + self._kept_s:
+            self._give_back()
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _give_back(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
