@@ -46,8 +46,8 @@ class Record:
     def __init__(self, given: NewBatchRow) -> None:
         """A batch that is accepted now."""
         counts = all_counts({}, given.total, is_final=False)
-        self._take_on(BatchRow(given, BatchState.QUEUED, counts, version=0), None)
-        self._note_state(given.created, BY_CLIENT)
+        self._take_on(BatchRow(given, BatchState.QUEUED, counts), None)
+        self._history.add(_on_grid(given.created), self._run, BatchState.QUEUED, BY_CLIENT)
 
     @classmethod
     def restored(
@@ -272,7 +272,8 @@ class Record:
                 self._finish(self._settled)
             notes = NO_CHANGES if self._notes is None else self._notes.take()
             history = self._history.take()
-            row, has_changed = self._row(), self._version > self._taken_version
+            has_changed = self._version > self._taken_version
+            row = self.shown if self._version == self.shown.version else self._row()
             self._taken_version = self._version
             return Taken(row, rows, notes, history, self._due(), is_whole, has_changed)
 

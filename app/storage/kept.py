@@ -25,6 +25,7 @@ class KeptConnection:
         self._turn = threading.Lock()
         self._connection: Connection | None = None
         self._used = 0.0
+        self._is_disposed = False
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:
@@ -38,6 +39,8 @@ class KeptConnection:
             raise
         finally:
             self._used = monotonic()
+            if self._is_disposed:
+                self._give_back()
             self._turn.release()
 
     @contextmanager
@@ -47,8 +50,11 @@ class KeptConnection:
             yield connection
 
     def dispose(self) -> None:
-        """Close it; nobody may be using it."""
-        self._give_back()
+        """Close it, if need be once its user is done: a driver crashes if that is done under way."""
+        self._is_disposed = True
+        if self._turn.acquire(blocking=False):
+            self._give_back()
+            self._turn.release()
         self._engine.dispose()
 
     def _taken_out(self) -> Connection:

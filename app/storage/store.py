@@ -173,6 +173,8 @@ class Store:
 
     def _count(self, before: BatchRow, now: BatchRow) -> None:
         """Of what has changed, what has ended."""
+        if now.ended_tasks == before.ended_tasks and now.state is before.state:
+            return
         if now.is_final and not before.is_final:
             self.totals.ended[now.state] += 1
         for state in TASK_FINAL:
