@@ -6,7 +6,13 @@ from statistics import median
 from time import perf_counter
 
 from benchmarks import peers
-from benchmarks.batches import numbered_items, post_of, submit, wait_until_idle
+from benchmarks.batches import (
+    numbered_items,
+    post_of,
+    submit,
+    wait_until_idle,
+    wait_until_running,
+)
 from benchmarks.connection import Connection, request_bytes
 from benchmarks.load import CONNECTIONS, apply_load
 from benchmarks.measurement import (
@@ -19,9 +25,10 @@ from benchmarks.measurement import (
 )
 from benchmarks.pool import APPLY_ASYNC, RATE
 from benchmarks.postgres import postgresql
-from benchmarks.processes import Server, running_bare_app, running_service
+from benchmarks.processes import WORKERS, Server, running_bare_app, running_service
 
 WAIT_S = 60
+REQUESTS, BARE_POST = "requests/s", "bare FastAPI POST"
 
 
 def measure_end_to_end(size: Size) -> list[Row]:
@@ -60,10 +67,12 @@ def _end_to_end(connection: Connection, post: bytes, count: int) -> float:
 
 
 def measure_requests(size: Size) -> list[Row]:
-    """POST of a batch of one item, again and again.
+    """POST of a batch of one item, again and again: with workers that run them, and without."""
+    return [_measure_posts_that_run(size), _measure_posts_that_wait(size)]
 
-    The tasks themselves may take longer than the requests: nobody else has a turn until they are done.
-    """
+
+def _measure_posts_that_run(size: Size) -> Row:
+    """Nobody else has a turn until the tasks are done, which may take longer than the requests."""
     post = post_of("noop", numbered_items(1))
     busy, with_tasks = [], []
 
@@ -90,5 +99,32 @@ def measure_requests(size: Size) -> list[Row]:
         f"{CONNECTIONS} connections, whose client computed {median(busy):.0%} of the time; "
         f"{median(with_tasks):,.0f} batches/s until the last one has run as well"
     )
-    what = "POST /batches, one item"
-    return [Row(what, "requests/s", ours, "bare FastAPI POST", peer, at_least(0.4), remark)]
+    what = "POST /batches, one item, which runs at once"
+    return Row(what, REQUESTS, ours, BARE_POST, peer, at_least(0.4), remark)
+
+
+def _measure_posts_that_wait(size: Size) -> Row:
+    """All workers are busy with something else: this is the acceptance alone."""
+    post = post_of("noop", numbered_items(1))
+    count = size.amount // 5  # so many are stopped again after each round
+    stop_all = request_bytes("DELETE", "/batches?task=noop")
+
+    def accepted(service: Server, connection: Connection) -> float:
+        load = apply_load(service.url, post, count, 202)
+        connection.ask(stop_all)
+        return load.requests_per_s
+
+    with (
+        running_service() as service,
+        Connection(service.url) as connection,
+        running_bare_app() as bare,
+    ):
+        held = submit(connection, post_of("hold", numbered_items(WORKERS)))
+        wait_until_running(connection, held, WORKERS)
+        ours, peer = take_turns(
+            size.rounds,
+            lambda: accepted(service, connection),
+            lambda: apply_load(bare.url, post, count, 202).requests_per_s,
+        )
+    what = "POST /batches, one item, which waits for a worker"
+    return Row(what, REQUESTS, ours, BARE_POST, peer, at_least(0.4))
