@@ -68,6 +68,6 @@ class Drain:
         except Exception:
             # Whatever it was, the processes end all the same, and the exit code is not this one's.
             log.exception("the drain went wrong")
-        left = len(self._service.registry)
+        left = [e for e in self._service.registry.entries() if not e.record.has_settled]
         if left:
-            log.error("%d batches have not settled in time", left)
+            log.error("%d batches have not settled in time", len(left))

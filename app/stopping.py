@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from typing import NamedTuple
 from app.admission import Admission
 from app.errors import NoFilter, ServiceDraining
 from app.glance import Glance, TaskGlance, glance_at
-from app.lifecycle import Actor
+from app.lifecycle import TASK_FINAL, Actor
 from app.looks import Looks
 from app.record import Record
-from app.registry import Registry
+from app.registry import Entry, Registry
 from app.retention import mark_to_purge
 from app.rows import Cause, Grace, GraceAsked
 from app.stopper import Stopper
@@ -23,10 +23,12 @@ from app.storage.store import Store
 from app.task_stops import TaskStops
 from app.waits import Waits
 from workers.backend import Backend
-from workers.result import AsyncResult
 
 #: How much of a long piece of work is done before everybody else has a turn.
 BATCHES_PER_TURN = 50
+
+#: How often somebody who waits for a receipt looks whether there can be one.
+LOOK_EVERY_S = 0.25
 
 #: When a service that goes down is worth another try.
 AGAIN_AFTER_S = 5
@@ -64,7 +66,8 @@ class Stopping:
     async def wait_until_final(self, batch_id: str, wait_s: float) -> None:
         """Until the batch has ended, at most `wait_s` seconds, and no longer than the service lives."""
         if not self._admission.is_closed:
-            await self._waits.wait(self._results([batch_id]), wait_s, is_poll=True)
+            results = [entry.result for entry in self._entries([batch_id])]
+            await self._waits.wait(results, wait_s, is_poll=True)
 
     async def stop(
         self, batch_id: str, ask: StopAsk, wait_s: float, *, purge: bool = False
@@ -87,9 +90,9 @@ class Stopping:
         if purge:
             record.purge()
             self._store.mark_later(record)
-        results = self._results([batch_id])
+        entries = self._entries([batch_id])
         self._request_stop(record, ask)
-        await self._waits.wait(results, wait_s)
+        await self._wait_until_settled(entries, wait_s)
         if purge or not record.shown.is_final:
             await self._store.saved(record)
         return glance_at(record, self._backend)
@@ -107,7 +110,7 @@ class Stopping:
             self._request_stop(entry.record, ask)
             if count % BATCHES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._waits.wait([entry.result for entry in chosen], wait_s)
+        await self._wait_until_settled(chosen, wait_s)
         for entry in chosen:
             if not entry.record.shown.is_final:
                 await self._store.saved(entry.record)
@@ -126,10 +129,12 @@ class Stopping:
         if record is None:
             return found
         stop = record.request_task_stop(index, monotonic(), ask.reason, ask.grace_s)
-        if stop is None:
+        if stop is not None:
+            self._store.mark(record)
+            settling = self.task_stops.stop(record, index, stop)
+            await self._wait([settling], lambda: settling.has_settled, wait_s)
+        elif found.task.state in TASK_FINAL:
             return found
-        self._store.mark(record)
-        await self._waits.wait([self.task_stops.stop(record, index, stop)], wait_s)
         await self._store.saved(record)
         return await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
 
@@ -146,7 +151,9 @@ class Stopping:
                 self._go_down(entry.record)
                 if count % BATCHES_PER_TURN == 0:
                     await asyncio.sleep(0)
-            await self._waits.wait([entry.result for entry in live], end - monotonic())
+            await self._wait_until_settled(live, end - monotonic())
+            if self._store.troubles and _have_settled(self._registry.entries()):
+                return  # the store has a time limit of its own
 
     def _go_down(self, record: Record) -> None:
         """What a shutdown does to a batch. Its grace counts from now, whenever a stop was asked for."""
@@ -170,7 +177,27 @@ class Stopping:
             # Most have settled before that is due, and all is written at once.
             self._store.mark_later(record)
 
-    def _results(self, batch_ids: Iterable[str]) -> list[AsyncResult]:
-        """What tells that these batches have settled; nothing for those that have."""
+    async def _wait_until_settled(self, entries: Sequence[Entry], wait_s: float) -> None:
+        ends = [entry.result for entry in entries]
+        await self._wait(ends, partial(_have_settled, entries), wait_s)
+
+    async def _wait(
+        self, ends: Sequence[Awaitable[None]], have_ended: Callable[[], bool], wait_s: float
+    ) -> None:
+        """Until the store has it that these have ended; or until they have, if it is in trouble."""
+        until = monotonic() + wait_s
+        while (left_s := until - monotonic()) > 0:
+            if await self._waits.wait(ends, min(left_s, LOOK_EVERY_S)):
+                return
+            if self._store.troubles and have_ended():
+                return
+
+    def _entries(self, batch_ids: Iterable[str]) -> list[Entry]:
+        """Those of these batches that are live."""
         entries = map(self._registry.get, batch_ids)
-        return [entry.result for entry in entries if entry is not None]
+        return [entry for entry in entries if entry is not None]
+
+
+def _have_settled(entries: Sequence[Entry]) -> bool:
+    """Whether nothing of these batches runs, whether or not the store knows."""
+    return all(entry.record.has_settled for entry in entries)

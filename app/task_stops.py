@@ -17,13 +17,14 @@ from workers.backend import Backend
 
 
 class Settling:
-    """One stop that is under way; awaiting it takes until nothing of the task runs any more."""
+    """One stop that is under way; awaiting it takes until the store has it that nothing of it runs."""
 
-    __slots__ = ("_is_over", "asked", "kill_at")
+    __slots__ = ("_is_over", "asked", "has_settled", "kill_at")
 
     def __init__(self) -> None:
         self.asked = monotonic()  # the pool counts the grace from here
         self.kill_at = inf
+        self.has_settled = False  # nothing of the task runs, whether or not the store knows
         self._is_over = asyncio.Event()
 
     def end(self) -> None:
@@ -63,14 +64,17 @@ class TaskStops:
             return settling
         settling.kill_at = kill_at
         grace_s = None if stop.kill_at is None else max(0.0, stop.kill_at - settling.asked)
-        settled = partial(self._settled, record, index, asyncio.get_running_loop())
+        settled = partial(self._settled, record, index, settling, asyncio.get_running_loop())
         told = partial(self._settle_when, record, settled)
         self._backend.request_task_stop(*key, grace_s, told)
         return settling
 
-    def _settled(self, record: Record, index: int, loop: asyncio.AbstractEventLoop) -> None:
+    def _settled(
+        self, record: Record, index: int, settling: Settling, loop: asyncio.AbstractEventLoop
+    ) -> None:
         """On the pool's thread: first the fact, then the news, once the store has it."""
         record.settle_task_stop(index, monotonic())
+        settling.has_settled = True
         record.then(partial(self._tell, (record.given.id, index), loop))
         self._store.mark(record)
 

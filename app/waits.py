@@ -14,14 +14,15 @@ class Waits:
 
     async def wait(
         self, ends: Iterable[Awaitable[None]], wait_s: float, *, is_poll: bool = False
-    ) -> None:
+    ) -> bool:
         """Until all have ended, one after the other under one deadline, at most `wait_s` seconds.
 
         is_poll  nothing depends on it: it also ends when the service begins to shut down
+        returns  whether all have
         """
         ends = list(ends)
         if not ends or wait_s <= 0:
-            return
+            return not ends
         try:
             async with asyncio.timeout(wait_s) as limit:
                 if is_poll:
@@ -32,7 +33,8 @@ class Waits:
                 finally:
                     self._polls.discard(limit)
         except TimeoutError:
-            pass
+            return False
+        return True
 
     def end_polls(self) -> None:
         """Let every long poll answer with what is."""

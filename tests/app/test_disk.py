@@ -16,13 +16,24 @@ from sqlalchemy import select
 from app.errors import StoreUnavailable
 from app.storage.database import Database
 from app.storage.tables import holder
-from tests.app.disks import KINDS, BrokenDisk, Disk, SmallDisk, disk_in, little_room, read_only
+from tests.app.disks import (
+    KINDS,
+    BrokenDisk,
+    Disk,
+    Limit,
+    SmallDisk,
+    disk_in,
+    little_room,
+    read_only,
+)
 from tests.app.serving import Client, Json, eventually, serving
 from tests.databases import running_postgresql
 from tests.service_process import STDERR_NAME, ServiceProcess, spawned_service
 
 LINKS = ("self", "tasks", "results", "history")
 PAGE_BYTES = 4_096
+#: The client gives up long before.
+FOR_EVER_S = 600
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
@@ -33,9 +44,9 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
 
 
 @contextmanager
-def serving_from(disk: Disk, folder: Path) -> Iterator[tuple[ServiceProcess, Client]]:
+def serving_from(disk: Disk, folder: Path, **env: str) -> Iterator[tuple[ServiceProcess, Client]]:
     """A service that has written enough to this disk to be beyond any limit."""
-    with serving(folder, QUIESCE_DATABASE=disk.url) as (service, http):
+    with serving(folder, QUIESCE_DATABASE=disk.url, **env) as (service, http):
         http.look(http.submit("blob", [{"size": 500_000}]), wait=20)
         yield service, http
 
@@ -126,12 +137,15 @@ def test_what_ends_while_nothing_can_be_written_is_written_later(
 
 
 def test_a_stop_that_cannot_be_recorded_stops_and_says_so(disk: Disk, tmp_path: Path) -> None:
-    """Who is told 200 has a receipt that stays; the tasks need not wait for the disk."""
+    """Who is told 200 has a receipt that stays; the tasks need not wait for the disk.
+
+    Nor does the client, once nothing runs any more: it would wait for a receipt that cannot come.
+    """
     with serving_from(disk, tmp_path) as (service, http):
         batch = http.submit("wait_for_stop", [{}, {}, {}])
         http.running(batch, 2)
         disk.fill(service)
-        refused = http.stop(batch, wait=0.5, reason="enough")
+        refused = http.stop(batch, wait=FOR_EVER_S, reason="enough")
         idle = is_idle(http)
         disk.make_room(service)
         receipt = http.stop(batch, reason="again")
@@ -144,6 +158,41 @@ def test_a_stop_that_cannot_be_recorded_stops_and_says_so(disk: Disk, tmp_path: 
     assert (counts["stopped"], counts["skipped"]) == (2, 1)
     assert receipt.json()["stop"]["reason"] == "enough"
     assert again.json() == receipt.json()
+
+
+def test_a_stop_of_one_task_that_cannot_be_recorded_says_so(disk: Disk, tmp_path: Path) -> None:
+    """As soon as nothing of the task runs."""
+    with serving_from(disk, tmp_path) as (service, http):
+        batch = http.submit("wait_for_stop")
+        http.running(batch)
+        link = f"{batch['links']['tasks']}/0"
+        disk.fill(service)
+        refused = http.delete(link, params={"wait": FOR_EVER_S})
+        idle = is_idle(http)
+        disk.make_room(service)
+        receipt = http.delete(link)
+
+    assert is_problem(refused, disk.status, disk.reason)
+    assert idle
+    assert (receipt.status_code, receipt.json()["state"]) == (200, "stopped")
+
+
+def test_a_service_that_can_write_nothing_goes_down_all_the_same(tmp_path: Path) -> None:
+    """It waits for its tasks, then for the store a little while; the batch goes on afterwards."""
+    grace = {"QUIESCE_SHUTDOWN_GRACE": str(FOR_EVER_S)}
+    with disk_in(tmp_path, Limit) as disk, serving_from(disk, tmp_path, **grace) as (service, http):
+        batch = http.submit("wait_for_stop")
+        http.running(batch)
+        disk.fill(service)
+        why_not_ready(http)
+        assert service.stop() == 0
+        told = service.stderr()
+    with serving(tmp_path, QUIESCE_DATABASE=disk.url) as (_, http):
+        http.running(batch)
+        assert http.stop(batch).json()["state"] == "stopped"
+
+    assert "not everything could be written" in told
+    assert "have not settled" not in told
 
 
 def test_a_refused_batch_is_accepted_when_it_is_sent_again(disk: Disk, tmp_path: Path) -> None:
