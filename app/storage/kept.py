@@ -67,4 +67,6 @@ class KeptConnection:
     def _give_back(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._is_disposed:  # the engine has let go of it
+                connection.invalidate()
             connection.close()

@@ -178,6 +178,24 @@ def test_a_closed_database_is_free_for_the_next_service(database_url: str, tmp_p
     assert open_files() == before
 
 
+def test_what_is_being_written_when_the_database_is_closed_is_written_whole(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A thread that hangs may go on: a driver crashes if its connection is closed under it."""
+    before = open_files()
+    database = Database.open(database_url, tmp_path)
+    with database.writing() as connection:
+        connection.execute(keys.insert(), [key("one")])
+        database.close()
+        connection.execute(keys.insert(), [key("two")])
+    del connection
+    assert open_files() == before
+    again = Database.open(database_url, tmp_path)
+
+    assert kept_in(again) == [("one", 1), ("two", 1)]
+    again.close()
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
