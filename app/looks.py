@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
-from sqlalchemy import Connection
-
 from app.cursors import decode_id, decode_index, encode
 from app.errors import BatchNotFound, TaskRecordNotFound
 from app.forecast import retry_after_s
@@ -49,7 +47,7 @@ class Looks:
             raise BatchNotFound(batch_id)
         if not row.is_final:
             # Written this very moment: once the writer has got this far, it is live.
-            await self._store.write(_nothing)
+            await self._store.catch_up()
             entry = self._registry.get(batch_id)
         return Glance(row) if entry is None else glance_at(entry.record, self._backend)
 
@@ -158,7 +156,3 @@ class Looks:
             return Glance(row)
         glance = glance_at(entry.record, self._backend)
         return glance if wanted.matches(glance.row) else None
-
-
-def _nothing(connection: Connection) -> None:
-    """What is written to learn that all before it was."""

@@ -121,7 +121,7 @@ class Service:
 
     async def accepted_before(self, key: str) -> tuple[bytes, Accepted] | None:
         """The digest of the request that used a key, and what it was told."""
-        found = await self.store.read(self.store.queries.key, key)
+        found = await self.store.find_key(key)
         return None if found is None else (found[0], self.accepted(found[1].given))
 
     async def _packed(self, serial: int, items: Items) -> list[Values]:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -16,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from app.clock import Clock
-from app.errors import StoreUnavailable
+from app.errors import StoreFull, StoreUnavailable
 from app.lifecycle import TASK_FINAL, BatchState, TaskState
 from app.record import Record
 from app.rows import BatchRow
@@ -100,6 +101,20 @@ class Store:
         """The same, without blocking the event loop."""
         ask = partial(self.ask, question, *given, **named)
         return await asyncio.get_running_loop().run_in_executor(self._readers, ask)
+
+    async def find_key(self, key: str) -> tuple[bytes, BatchRow] | None:
+        """The digest of the request that used a key, and its batch. Raises StoreUnavailable, StoreFull.
+
+        A batch that was refused may have been written all the same: then it is to be gone first.
+        """
+        if self.writer.has_refused:
+            await self.write(_nothing)
+        return await self.read(self.queries.key, key)
+
+    async def catch_up(self) -> None:
+        """Until everything that is committed by now is live, whether or not more can be written."""
+        with suppress(StoreFull, StoreUnavailable):
+            await self.write(_nothing)
 
     async def work(self, function: Callable[..., T], *given: Any) -> T:
         """What a function gives that takes a while: on a reader's thread."""

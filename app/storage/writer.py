@@ -112,6 +112,11 @@ class Writer:
         self._thread.join(limit_s)
         return self._has_ended
 
+    @property
+    def has_refused(self) -> bool:
+        """Whether there may be something in the database that was refused."""
+        return bool(self._to_forget)
+
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:

@@ -25,7 +25,7 @@ from tests.app.moody_database import (
 )
 from tests.app.records import new, outcome
 from tests.app.serving import eventually
-from tests.app.stores import insert, save, shown
+from tests.app.stores import insert, save, shown, wait_for
 
 B, T = BatchState, TaskState
 
@@ -104,6 +104,19 @@ def test_a_refused_insert_leaves_nothing(
 
     assert rows_of(store, given.serial) == 0
     insert(store, new("a"), ("key", b"digest"))
+
+
+def test_a_key_of_a_refused_insert_is_free(moody: MoodyDatabase, store: Store) -> None:
+    """Its batch is about to be forgotten: nobody may be told that it was accepted."""
+    moody.fail(StoreUnavailable("cut off"), moment=Moment.AFTER)
+    moody.always = StoreFull("no room")
+    with pytest.raises(StoreUnavailable, match="cut off"):
+        insert(store, new("a"), ("key", b"digest"))
+    with pytest.raises(StoreFull):
+        wait_for(lambda: store.find_key("key"))
+    moody.always = None
+
+    assert wait_for(lambda: store.find_key("key")) is None
 
 
 def rows_of(store: Store, serial: int) -> int:
