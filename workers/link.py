@@ -107,8 +107,10 @@ class WardenLink:
         self.end.close()
         self._lifeline.close()
         try:
-            self._process.wait(EXIT_WAIT_S)
+            has_ended_all = self._process.wait(EXIT_WAIT_S) == 0
         except subprocess.TimeoutExpired:
+            has_ended_all = False
+        if not has_ended_all:
             self.bury()
 
     def bury(self) -> None:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from time import monotonic
 
-from tests.workers.driver import MODULES, Driver, eventually
+from tests.workers.driver import LIMIT_S, MODULES, Driver, eventually, running_pool
 from workers.pool import PoolSettings
 
 #: Failed starts after which the next one is put off by seconds.
@@ -48,3 +48,15 @@ def test_once_one_worker_can_start_the_others_do_not_wait(tmp_path: Path) -> Non
         assert monotonic() < first + SOON_S
     finally:
         driver.pool.close(0.0)
+
+
+def test_a_warden_that_is_killed_while_the_pool_closes_leaves_nothing(tmp_path: Path) -> None:
+    """It would have ended what tasks have started; what it leaves, the pool finds by its mark."""
+    log = tmp_path / "log"
+    with running_pool() as driver:
+        driver.running(driver.submit("run_daemon", [{"daemon_log": str(log)}]))
+        eventually(log.exists)
+        loop = driver.pool._loop
+        loop.call(loop.end)  # nobody else notices the end of the warden
+        assert loop.join(LIMIT_S)
+        os.kill(driver.processes()[0], signal.SIGKILL)
