@@ -44,15 +44,16 @@ class Admission:
         self._backlog = backlog
         self.is_closed = False
         self._lock = threading.Lock()
-        self._is_alone = False  # nothing of the service before this one runs
-        self._waiting: deque[Callable[[], None]] = deque()  # for that
-        self._parked: list[Entry] = []  # until then
+        self._takes_over = False  # nothing of the service before this one runs
+        self._is_alone = False  # and all that had waited for that is done
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._parked: list[Entry] = []  # until it takes over
         self._resting: list[Entry] = []
 
     def admit(self, record: Record, order: Order) -> None:
         """Run a batch, or what is left of it; one that comes too late goes on after a restart."""
         entry, recorder = self._register(record)
-        if record.was_restored and self._is_left(entry):
+        if record.was_restored and not self._keep(entry):
             return
         try:
             self._backend.submit(order, recorder)
@@ -84,7 +85,7 @@ class Admission:
         if stop is not None:
             record.request_stop(monotonic(), stop, Grace.DEFAULT)
         entry, recorder = self._register(record)
-        if self._is_left(entry):
+        if not self._keep(entry):
             return
         self._store.mark(record)
         self.when_alone(partial(_end, loaded, recorder))
@@ -93,10 +94,14 @@ class Admission:
         """Keep a batch whose task there is not now: it can be stopped, but not go on."""
         entry, recorder = self._register(loaded.record)
         entry.on_stop = partial(self.when_alone, partial(_end, loaded, recorder))
-        self._resting.append(entry)
+        with self._lock:
+            if not self.is_closed:
+                self._resting.append(entry)
+                return
+        self._let_go(entry)
 
     def when_alone(self, call: Callable[[], None]) -> None:
-        """Call it once nothing of the service before this one runs: at once, if that is so."""
+        """Call it once nothing of the service before this one runs, and after what waits longer."""
         with self._lock:
             if not self._is_alone:
                 self._waiting.append(call)
@@ -108,33 +113,41 @@ class Admission:
         with self._lock:
             if self.is_closed:
                 return False
-            self._is_alone = True
+            self._takes_over = True
             self._parked.clear()  # from here on they are batches like all others
-        while self._waiting:
-            call = self._waiting.popleft()
+        while (call := self._next_waiting()) is not None:
             try:
                 call()
             except Exception:  # one batch's trouble must not keep the others from going on
                 log.exception("a batch of the service before this one could not be ended")
         return True
 
-    def close(self) -> None:
-        """The service goes down; what it has not begun with is left to the next one as it is."""
+    def close(self) -> list[str]:
+        """The service goes down; gives the batches that it leaves to the next one as they are."""
         with self._lock:
             self.is_closed = True
-        for entry in (*self._parked, *self._resting):
+            left = [*self._parked, *self._resting]
+        for entry in left:
             self._let_go(entry)
+        return [entry.record.given.id for entry in left]
 
-    def _is_left(self, entry: Entry) -> bool:
-        """Whether a batch of the service before is left to the one after; else it waits if it must."""
+    def _next_waiting(self) -> Callable[[], None] | None:
         with self._lock:
-            if self._is_alone:
-                return False
+            if self._waiting:
+                return self._waiting.popleft()
+            self._is_alone = True  # only now: nobody overtakes those that waited
+            return None
+
+    def _keep(self, entry: Entry) -> bool:
+        """Whether this service goes on with a batch of the one before; else the next one will."""
+        with self._lock:
+            if self._takes_over:
+                return True
             if not self.is_closed:
                 self._parked.append(entry)
-                return False
+                return True
         self._let_go(entry)
-        return True
+        return False
 
     def _let_go(self, entry: Entry) -> None:
         """Nobody waits for a batch any more, and nothing that the pool says of it now ends it."""

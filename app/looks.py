@@ -49,6 +49,8 @@ class Looks:
             # Written this very moment: once the writer has got this far, it is live.
             await self._store.catch_up()
             entry = self._registry.get(batch_id)
+            if entry is None:  # or it was, and has ended meanwhile
+                row = await self._store.read(self._store.queries.batch, batch_id) or row
         return Glance(row) if entry is None else glance_at(entry.record, self._backend)
 
     def look_again(self, glance: Glance) -> Glance:

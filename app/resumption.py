@@ -75,6 +75,13 @@ class Resumption:
         assert resumed is not None
         return load(connection, self._queries, resumed)
 
+    def confirm(self, connection: Connection) -> Loaded | None:
+        """The batch as it goes on, if this was done and nobody was told."""
+        row = self._queries.batch(connection, self._seen.given.id)
+        if row is None or row.run != self._seen.run + 1 or row.state is not BatchState.QUEUED:
+            return None
+        return load(connection, self._queries, row)
+
     def _write_skipped(self, connection: Connection, row: BatchRow) -> None:
         """Tasks that never started, and are not to: from now on only a row says so."""
         every = select(literal(0).label("index")).cte("every", recursive=True)

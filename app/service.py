@@ -146,10 +146,12 @@ class Service:
         resumption = Resumption(
             self.store.queries, self.store.rows, glance.row, states, receipt, monotonic()
         )
-        resumed = await self.store.write(resumption.write, self._go_on)
+        resumed = await self.store.write(resumption.write, self._go_on, resumption.confirm)
         return glance_at(resumed.record, self.backend)
 
     def _go_on(self, resumed: Loaded) -> None:
+        if resumed.record.given.id in self.registry:
+            return  # two were refused, and both are told that one was done
         self.store.totals.resumed += 1
         self._admission.admit(resumed.record, resumed.order)
 
@@ -168,8 +170,8 @@ class Service:
 
     async def drain(self, wait_s: float) -> None:
         """Take nothing new, interrupt or stop every batch, wait until all have settled."""
-        self._admission.close()
-        await self.stops.stop_all(wait_s)
+        left = self._admission.close()
+        await self.stops.stop_all(left, wait_s)
 
     def pool(self) -> PoolView:
         """The pool as it is now."""

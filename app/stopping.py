@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
 from app.admission import Admission
-from app.errors import NoFilter, ServiceDraining
+from app.errors import NoFilter, ServiceDraining, StoreUnavailable
 from app.glance import Glance, TaskGlance, glance_at
-from app.lifecycle import TASK_FINAL, Actor
+from app.lifecycle import Actor
 from app.looks import Looks
 from app.record import Record
 from app.registry import Entry, Registry
@@ -62,6 +63,7 @@ class Stopping:
         self._admission, self._stopper, self._looks = admission, stopper, looks
         self._shutdown_grace_s = shutdown_grace_s
         self._waits = Waits()
+        self._asking = 0  # clients whose stop is under way
 
     async def wait_until_final(self, batch_id: str, wait_s: float) -> None:
         """Until the batch has ended, at most `wait_s` seconds, and no longer than the service lives."""
@@ -82,7 +84,7 @@ class Stopping:
         glance = await self._looks.glance(batch_id)
         record = glance.record
         if record is None and not glance.is_final:
-            raise ServiceDraining(AGAIN_AFTER_S)  # it was interrupted
+            raise self._why_not_live()
         if record is None or record.shown.is_final:
             if purge:
                 await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
@@ -92,9 +94,10 @@ class Stopping:
             self._store.mark_later(record)
         entries = self._entries([batch_id])
         self._request_stop(record, ask)
-        await self._wait_until_settled(entries, wait_s)
-        if purge or not record.shown.is_final:
-            await self._store.saved(record)
+        with self._one_more_asks():
+            await self._wait_until_settled(entries, wait_s)
+            if purge or not record.shown.is_final:
+                await self._store.saved(record)
         return glance_at(record, self._backend)
 
     async def stop_many(self, wanted: Filter, ask: StopAsk, wait_s: float) -> list[Glance]:
@@ -110,10 +113,11 @@ class Stopping:
             self._request_stop(entry.record, ask)
             if count % BATCHES_PER_TURN == 0:
                 await asyncio.sleep(0)
-        await self._wait_until_settled(chosen, wait_s)
-        for entry in chosen:
-            if not entry.record.shown.is_final:
-                await self._store.saved(entry.record)
+        with self._one_more_asks():
+            await self._wait_until_settled(chosen, wait_s)
+            for entry in chosen:
+                if not entry.record.shown.is_final:
+                    await self._store.saved(entry.record)
         return [glance_at(entry.record, self._backend) for entry in chosen]
 
     async def stop_task(self, batch_id: str, index: int, ask: StopAsk, wait_s: float) -> TaskGlance:
@@ -125,26 +129,31 @@ class Stopping:
         found = await self._looks.glance_at_task(batch_id, index)
         record = found.batch.record
         if record is None and not found.batch.is_final:
-            raise ServiceDraining(AGAIN_AFTER_S)  # its batch was interrupted
+            raise self._why_not_live()
         if record is None:
             return found
         stop = record.request_task_stop(index, monotonic(), ask.reason, ask.grace_s)
-        if stop is not None:
-            self._store.mark(record)
-            settling = self.task_stops.stop(record, index, stop)
-            await self._wait([settling], lambda: settling.has_settled, wait_s)
-        elif found.task.state in TASK_FINAL:
+        if stop is None and found.is_final:
             return found
-        await self._store.saved(record)
+        with self._one_more_asks():
+            if stop is not None:
+                self._store.mark(record)
+                settling = self.task_stops.stop(record, index, stop)
+                await self._wait([settling], lambda: settling.has_settled, wait_s)
+            await self._store.saved(record)
         return await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
 
     def end_polls(self) -> None:
         """Let every waiting GET answer with what is."""
         self._waits.end_polls()
 
-    async def stop_all(self, wait_s: float) -> None:
-        """Interrupt or stop every batch: the service goes down; wait until all have settled."""
+    async def stop_all(self, left: Iterable[str], wait_s: float) -> None:
+        """Interrupt or stop every batch: the service goes down; wait until all have settled.
+
+        left  those that the next service will go on with; they are not live any more
+        """
         self.end_polls()
+        self.task_stops.let_go(left)
         end = monotonic() + wait_s
         while (live := self._registry.entries()) and monotonic() < end:
             for count, entry in enumerate(live, start=1):
@@ -153,7 +162,9 @@ class Stopping:
                     await asyncio.sleep(0)
             await self._wait_until_settled(live, end - monotonic())
             if self._store.troubles and _have_settled(self._registry.entries()):
-                return  # the store has a time limit of its own
+                if not self._asking:
+                    return  # the store has a time limit of its own
+                await asyncio.sleep(LOOK_EVERY_S)  # until those have been told
 
     def _go_down(self, record: Record) -> None:
         """What a shutdown does to a batch. Its grace counts from now, whenever a stop was asked for."""
@@ -177,6 +188,15 @@ class Stopping:
             # Most have settled before that is due, and all is written at once.
             self._store.mark_later(record)
 
+    @contextmanager
+    def _one_more_asks(self) -> Iterator[None]:
+        """While it lasts, somebody waits for an answer to a stop."""
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+
     async def _wait_until_settled(self, entries: Sequence[Entry], wait_s: float) -> None:
         ends = [entry.result for entry in entries]
         await self._wait(ends, partial(_have_settled, entries), wait_s)
@@ -191,6 +211,12 @@ class Stopping:
                 return
             if self._store.troubles and have_ended():
                 return
+
+    def _why_not_live(self) -> ServiceDraining | StoreUnavailable:
+        """What to say of a batch that is to go on, but not now."""
+        if self._admission.is_closed:
+            return ServiceDraining(AGAIN_AFTER_S)  # it was interrupted
+        return StoreUnavailable("it is being looked up whether the batch was resumed")
 
     def _entries(self, batch_ids: Iterable[str]) -> list[Entry]:
         """Those of these batches that are live."""

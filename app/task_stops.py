@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -68,6 +68,12 @@ class TaskStops:
         told = partial(self._settle_when, record, settled)
         self._backend.request_task_stop(*key, grace_s, told)
         return settling
+
+    def let_go(self, batch_ids: Iterable[str]) -> None:
+        """Nobody waits any more for a stop of a task in these batches: it does not end here."""
+        gone = frozenset(batch_ids)
+        for key in [key for key in self._settling if key[0] in gone]:
+            self._wake(key)
 
     def _settled(
         self, record: Record, index: int, settling: Settling, loop: asyncio.AbstractEventLoop

@@ -19,7 +19,8 @@ TASKS_PER_BATCH = 100
 
 def measure_unfinished(size: Size) -> list[Row]:
     """From `serve` to ready, after a clean stop: under one batch, and under many."""
-    return [_measure_unfinished(size, 1), _measure_unfinished(size, size.amount // TASKS_PER_BATCH)]
+    many = max(2, size.amount // TASKS_PER_BATCH)
+    return [_measure_unfinished(size, 1), _measure_unfinished(size, many)]
 
 
 def _measure_unfinished(size: Size, batches: int) -> Row:

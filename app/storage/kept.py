@@ -10,6 +10,8 @@ from time import monotonic
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
+from app.errors import StoreUnavailable
+
 
 class KeptConnection:
     """Lends the only connection of an engine to one user after the other, on any thread.
@@ -29,19 +31,24 @@ class KeptConnection:
 
     @contextmanager
     def lend(self) -> Iterator[Connection]:
-        """The connection, in no transaction. Raises NoConnectionFree, and what the driver does."""
+        """The connection, in no transaction.
+
+        raises  NoConnectionFree, StoreUnavailable, and what the driver does
+        """
         if not self._turn.acquire(timeout=self._wait_s):
             raise NoConnectionFree
         try:
+            if self._is_disposed:
+                raise StoreUnavailable("the database is closed")
             yield self._taken_out()
         except BaseException:
             self._give_back()
             raise
         finally:
             self._used = monotonic()
-            if self._is_disposed:
-                self._give_back()
             self._turn.release()
+            if self._is_disposed:
+                self.dispose()
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

@@ -28,24 +28,36 @@ class Insert(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Something else that is to be written, and who waits for what it gives.
+    """Something else that is to be written, and who waits for what it gives, if anybody does.
 
-    done  called on the writer's thread with what `write` gave, once that is committed
+    done     called on the writer's thread with what `write` gave, once that is committed
+    confirm  what `write` gave, if that was committed although it looked as if it had failed; None if
+             not. Then `done` is called, too; without it that is of no interest
     """
 
     write: Callable[[Connection], Any]
-    reply: asyncio.Future[Any]
+    reply: asyncio.Future[Any] | None
     done: Callable[[Any], None] | None = None
+    confirm: Callable[[Connection], Any] | None = None
+
+    def confirming(self) -> Call:
+        """What is to be done as soon as the store can be asked."""
+        assert self.confirm is not None
+        return Call(self.confirm, None, self._was_done, self.confirm)
+
+    def _was_done(self, given: Any) -> None:
+        if given is not None and self.done is not None:
+            self.done(given)
 
 
 class Lot:
     """What goes into one transaction."""
 
-    def __init__(self, owed: list[tuple[Record, Taken]]) -> None:
-        """owed: must be written, however long it takes; `add` adds to it."""
+    def __init__(self, owed: list[tuple[Record, Taken]], confirming: Sequence[Call] = ()) -> None:
+        """owed: must be written, however long it takes; `add` adds to it. So must `confirming`."""
         self.taken = owed
         self.inserts: list[Insert] = []  # these are refused instead
-        self.calls: list[Call] = []
+        self.calls: list[Call] = [*confirming]
         self.outcomes = self.payload_bytes = 0
         for _, taken in owed:
             self._count(taken)
@@ -92,20 +104,22 @@ def refuse_all(lot: Lot, error: QuiesceError) -> None:
     answer([(reply, error) for reply in refused])
 
 
-Answers = Sequence[tuple[asyncio.Future[Any], Any]]
+Answers = Sequence[tuple[asyncio.Future[Any] | None, Any]]
 
 
 def answer(answers: Answers) -> None:
     """Give each future its value, or its error; each event loop is woken once for all of its own."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for reply, value in answers:
+        if reply is None:
+            continue
         by_loop.setdefault(reply.get_loop(), []).append((reply, value))
     for loop, its in by_loop.items():
         if not loop.is_closed():
             loop.call_soon_threadsafe(_resolve, its)
 
 
-def _resolve(answers: Answers) -> None:
+def _resolve(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
     for reply, value in answers:
         if reply.done():
             continue

@@ -154,14 +154,18 @@ class Store:
         self.writer.insert(fresh)
 
     async def write(
-        self, write: Callable[[Connection], T], done: Callable[[T], None] | None = None
+        self,
+        write: Callable[[Connection], T],
+        done: Callable[[T], None] | None = None,
+        confirm: Callable[[Connection], T | None] | None = None,
     ) -> T:
         """Write something else in a transaction. Raises StoreFull, StoreUnavailable, and what it does.
 
-        done  called on the writer's thread once it is committed, whoever still waits for that
+        done     called on the writer's thread once it is committed, whoever still waits for that
+        confirm  looks, after StoreUnavailable, whether it was committed all the same
         """
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.writer.call(Call(write, reply, done))
+        self.writer.call(Call(write, reply, done, confirm))
         return await reply
 
     def mark(self, record: Record) -> None:

@@ -28,6 +28,9 @@ log = logging.getLogger("quiesce.store")
 #: The pool's thread says one thing after the other, outcomes and then the end of their batch: what
 #: comes in the same moment is written together.
 MOMENT_S = 0.0003
+#: While so many batches are accepted in each transaction, what ends waits so long for the next of
+#: them: written by itself it would keep all their clients waiting.
+MANY_INSERTS, COMPANY_S = 4, 0.01
 #: Progress and savepoints gather for so long.
 GATHER_S = 0.05
 #: Between two tries while the store cannot be written.
@@ -67,8 +70,11 @@ class Writer:
         self._gathering: deque[tuple[float, Record]] = deque()
         self._owed: list[tuple[Record, Taken]] = []  # taken, and not written yet
         self._to_forget: list[int] = []  # refused, and perhaps written all the same
+        self._to_confirm: list[Call] = []  # the same
         self._is_ending = self._gives_up = self._has_ended = False
         self._rest = threading.Event()  # cut short when there is no more time
+        self._hurry = threading.Event()  # somebody waits
+        self._had_many_inserts = False
         self._retry_s = 0.0
         self._ticked = 0.0
         self.trouble: QuiesceError | None = None  # why the last transaction failed
@@ -85,6 +91,8 @@ class Writer:
         if not record.is_marked:
             record.is_marked = True
             self._queue.put(record)
+        if record.stop is not None:  # somebody may wait for the receipt
+            self._hurry.set()
 
     def mark_later(self, record: Record) -> None:
         """The same, together with more of its kind: within a tenth of a second."""
@@ -97,10 +105,12 @@ class Writer:
     def insert(self, inserts: list[Insert]) -> None:
         """Write new batches."""
         self._queue.put(inserts)
+        self._hurry.set()
 
     def call(self, call: Call) -> None:
         """Write something else."""
         self._queue.put(call)
+        self._hurry.set()
 
     def close(self, limit_s: float) -> bool:
         """Write what there is, and end; whether all of it was written in time."""
@@ -134,17 +144,20 @@ class Writer:
 
     @property
     def _is_idle(self) -> bool:
-        waits = self._owed or self._to_forget or self._gathering
+        waits = self._owed or self._to_forget or self._to_confirm or self._gathering
         return not waits and self._queue.empty()
 
     def _gather(self) -> Lot:
         """Wait for something to write, then take what there is."""
-        lot = Lot(self._owed)
+        lot = Lot(self._owed, self._to_confirm)
         self._add_gathered(lot)  # first: a queue that is never empty must not keep them waiting
         try:
             work = self._queue.get(timeout=0.0 if lot else self._patience_s())
             if isinstance(work, Record) and not self._is_ending:
                 self._rest.wait(MOMENT_S)
+                if self._had_many_inserts:
+                    self._hurry.wait(COMPANY_S)
+            self._hurry.clear()
             self._add(lot, work)
             while not lot.is_full:
                 self._add(lot, self._queue.get_nowait())
@@ -164,7 +177,7 @@ class Writer:
     def _again(self) -> Lot:
         """Wait a moment, then try once more what has to be written, and nothing else."""
         self._rest.wait(self._retry_s)
-        return Lot(self._owed)
+        return Lot(self._owed, self._to_confirm)
 
     def _patience_s(self) -> float:
         if self._is_ending:
@@ -202,6 +215,7 @@ class Writer:
             raise
         else:
             self.commits += 1
+            self._had_many_inserts = len(lot.inserts) >= MANY_INSERTS
             self._has_written(lot, given)
         finally:
             self.began = None
@@ -224,6 +238,7 @@ class Writer:
         self.trouble, self._retry_s = None, 0.0
         self._owed = []
         self._to_forget.clear()
+        self._to_confirm = []
         if lot.outcomes:
             _tell(partial(self._on_written, lot.outcomes, lot.payload_bytes))
         for record, taken in lot.taken:
@@ -245,6 +260,7 @@ class Writer:
         if self.trouble is None or str(self.trouble) != str(error):
             log.error("the store cannot be written: %s", error)
         self._to_forget += [insert.insertion.given.serial for insert in lot.inserts]
+        self._to_confirm = [call.confirming() for call in lot.calls if call.confirm is not None]
         if self.trouble is not None:  # once may be an accident
             self._refuse_waiting(error)
         self.trouble = error

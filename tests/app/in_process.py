@@ -1,10 +1,17 @@
 """Asks an application in this process: the real routing and problems, without a server around it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
+
+from app.main import create_app
+from app.settings import load_settings
+
+LIMIT_S = 60.0
 
 
 class Client:
@@ -24,3 +31,16 @@ class Client:
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, url, headers=headers)
+
+
+@asynccontextmanager
+async def living(folder: Path) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+    """A service with one worker, alive until the context ends: one after the other in one folder."""
+    app = create_app(load_settings({"data_dir": folder, "workers": 1, "shutdown_grace": 1}))
+    transport = httpx.ASGITransport(app)
+    async with (
+        asyncio.timeout(LIMIT_S),
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        yield app, client

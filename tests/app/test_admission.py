@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-import httpx
-from fastapi import FastAPI
+from sqlalchemy import Connection
 
 from app.generation import FILE_NAME
-from app.main import create_app
-from app.settings import load_settings
+from app.loaded import Loaded, load
+from app.storage.database import Database
+from tests.app.in_process import living
+from tests.app.records import new, runs
 from tests.app.serving import eventually
+from tests.app.stores import insert, running_store, save
 from tests.workers.test_keep import is_locked
 
 LIMIT_S = 30.0
 UNDER_WAY = {"queued", "running", "interrupted"}
-
-
-@asynccontextmanager
-async def living(folder: Path) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """One service after the other in the same data folder."""
-    app = create_app(load_settings({"data_dir": folder, "workers": 1, "shutdown_grace": 1}))
-    transport = httpx.ASGITransport(app)
-    async with (
-        asyncio.timeout(LIMIT_S),
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-    ):
-        yield app, client
 
 
 async def submit(folder: Path) -> str:
@@ -91,3 +79,82 @@ def test_a_service_that_goes_down_while_it_takes_over_interrupts_what_it_has_tak
 
     with (tmp_path / FILE_NAME).open("a+b") as before:
         assert asyncio.run(run())
+
+
+def test_nobody_overtakes_what_waited_for_the_service_before(tmp_path: Path) -> None:
+    """A stop that is answered first would have a receipt that changes afterwards."""
+    link = f"/batches/{'0' * 26}"
+    database = Database.open(None, tmp_path)
+    with running_store(database) as store:
+        record = insert(store, new("0" * 26, 2, task="countdown"))
+        record.begin(1.0)
+        record.begun(runs(0))
+        record.request_task_stop(0, 2.0, "this one alone", None)
+        save(store, record)
+    database.close()
+
+    async def run() -> list[tuple[str | None, dict[str, int]]]:
+        async with living(tmp_path) as (app, client):
+            loop, admission = asyncio.get_running_loop(), app.state.service._admission
+            asked = list[Any]()
+
+            def ask() -> None:
+                stop = client.delete(link, params={"wait": 20})
+                asked.append(asyncio.run_coroutine_threadsafe(stop, loop))
+                eventually(lambda: not app.state.service.pool().pending)  # the pool drops it
+
+            admission._waiting.appendleft(ask)
+            fcntl.flock(before, fcntl.LOCK_UN)
+            await asyncio.to_thread(eventually, lambda: asked)
+            receipt = await asyncio.wrap_future(asked[0])
+            await asyncio.to_thread(eventually, lambda: app.state.generation.reason is None)
+            later = await client.get(link)
+            return [(it.json()["finished_at"], it.json()["counts"]) for it in (receipt, later)]
+
+    with (tmp_path / FILE_NAME).open("a+b") as before:
+        fcntl.flock(before, fcntl.LOCK_EX)
+        receipt, later = asyncio.run(run())
+
+    assert receipt == later
+    assert receipt[0] is not None
+
+
+def test_a_stop_of_a_task_that_waits_for_the_service_before_is_answered_at_the_end(
+    tmp_path: Path,
+) -> None:
+    """What the next service will end, nobody waits for here."""
+
+    async def run() -> int:
+        link = await submit(tmp_path)
+        fcntl.flock(before, fcntl.LOCK_EX)
+        async with living(tmp_path) as (app, client):
+            stop = asyncio.create_task(client.delete(f"{link}/tasks/0", params={"wait": 600}))
+            stops = app.state.service.stops.task_stops
+            await asyncio.to_thread(eventually, lambda: len(stops))
+            await app.state.service.drain(LIMIT_S)
+            return (await stop).status_code
+
+    with (tmp_path / FILE_NAME).open("a+b") as before:
+        assert asyncio.run(run()) == 202
+
+
+def test_a_batch_that_comes_to_rest_while_the_service_goes_down_keeps_nobody(
+    tmp_path: Path,
+) -> None:
+    """Signals are heard while the start still goes through what was cut off."""
+
+    async def run() -> bool:
+        link = await submit(tmp_path)
+        async with living(tmp_path) as (app, _):
+            service = app.state.service
+            await service.drain(LIMIT_S)
+            batch_id = link.rpartition("/")[2]
+
+            def look(connection: Connection) -> Loaded:
+                row = service.store.queries.batch(connection, batch_id)
+                return load(connection, service.store.queries, row)
+
+            service._admission.rest(service.store.ask(look))
+            return batch_id not in service.registry
+
+    assert asyncio.run(run())

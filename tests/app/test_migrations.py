@@ -22,12 +22,13 @@ from app.storage.migrations import HEAD, VERSION_TABLE
 from app.storage.tables import batches, keys, outcomes
 from tests.service_process import ROOT
 
-NEXT_STEP = """
+NEXT = f"{int(HEAD) + 1:04}"
+NEXT_STEP = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 
 
 def upgrade() -> None:
@@ -122,9 +123,9 @@ def test_a_database_of_an_earlier_version_is_taken_along(
 
 def prepare_the_next_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path(migrations.__file__).parent, folder)
-    (folder / "versions" / "0002_next.py").write_text(NEXT_STEP)
+    (folder / "versions" / f"{NEXT}_next.py").write_text(NEXT_STEP)
     monkeypatch.setattr(migrations, "SCRIPTS", str(folder))
-    monkeypatch.setattr(migrations, "HEAD", "0002")
+    monkeypatch.setattr(migrations, "HEAD", NEXT)
 
 
 def test_a_step_that_fails_leaves_nothing_behind(
@@ -161,7 +162,7 @@ def test_a_database_of_a_later_version_is_refused_and_left_alone(
         Database.open(database_url, tmp_path)
 
     assert "was written by a newer version of this program" in str(caught.value)
-    assert "revision 0002, this one knows 0001 and earlier" in str(caught.value)
+    assert f"revision {NEXT}, this one knows {HEAD} and earlier" in str(caught.value)
     assert "start the newer version, or restore a backup" in str(caught.value)
     assert content_of(database_url) == before
 
