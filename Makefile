@@ -63,8 +63,8 @@ types: $(DEV) ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: pytest
-pytest: $(DEV) ## the tests alone; ARGS="-k stop -x" goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+pytest: $(DEV) ## the tests alone, some at a time; ARGS="-k stop -x" goes to pytest
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile $(ARGS)
 
 .PHONY: chaos
 chaos: $(DEV) ## kill everything at any moment, look for broken promises; takes minutes; SEED=1 SCALE=0.1

@@ -79,17 +79,18 @@ class DemoService:
             "--log-level": "error",
         }
         words = [word for pair in options.items() for word in pair]
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", *words],
-            cwd=Path(__file__).resolve().parents[1],
-            env=outside | {MARK: self._folder},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the demonstration, which then ends the service
-            # Should the demonstration itself be killed; it has no other thread yet.
-            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
-        )
+        with _put_off(signal.SIGTERM), _put_off(signal.SIGINT):
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-m", "app", "serve", *words],
+                cwd=Path(__file__).resolve().parents[1],
+                env=outside | {MARK: self._folder},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the demonstration, which ends the service
+                # Should the demonstration itself be killed; it has no other thread yet.
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
+            )
         assert process.stdout is not None
         self._open.callback(process.stdout.close)
         self.url = _url_of(process)
@@ -164,6 +165,19 @@ class DemoService:
                 raise DemoFailed(f"{otherwise} after {START_LIMIT_S:.0f} s")
             time.sleep(POLL_S)
         return seen
+
+
+@contextmanager
+def _put_off(number: signal.Signals) -> Iterator[None]:
+    """A signal comes at the end: what its handler raises in the hooks of a fork would be lost."""
+    came: list[int] = []
+    before = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+        if came:
+            signal.raise_signal(number)
 
 
 def _url_of(process: subprocess.Popen[str]) -> str:

@@ -64,3 +64,24 @@ def test_one_claim_that_is_not_true_is_enough_to_fail() -> None:
 
     assert not claims.all_true
     assert text.getvalue().count("NO") == 1
+
+
+def test_a_signal_in_the_midst_of_a_fork_is_not_lost(tmp_path: Path) -> None:
+    """Python ignores what is raised in the hooks of a fork, and the demonstration would go on."""
+    program = (
+        "import os, signal, sys\n"
+        "os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))\n"
+        "from app import demo\n"
+        "sys.exit(demo.run())\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        timeout=DEMO_LIMIT_S,
+        check=False,
+    )
+
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert pids_with_variable("TMPDIR", str(tmp_path)) == []
