@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from operator import itemgetter
 from typing import NamedTuple
 
 from pydantic import TypeAdapter
@@ -36,28 +37,32 @@ class AcceptedText:
         self._clock = clock
         text = views.batch(Record(_SAMPLE).shown).to_json()
         created = json.loads(text)["created_at"].encode()
-        for part, place in (
-            (b"%", b"%%"),
-            (b'"%b"' % created, b"%(created)b"),
-            (_write_options(DEFAULT_OPTIONS), b"%(options)b"),
-            (b'{"@label":""}', b"%(labels)b"),
-            (b'"@name"', b"%(name)b"),
-            (b"@task", b"%(task)b"),
-            (b"%d" % _SAMPLE.total, b"%(total)d"),
-            (b"@id", b"%(id)b"),
+        for part, name in (
+            (b'"%b"' % created, b"created"),
+            (_write_options(DEFAULT_OPTIONS), b"options"),
+            (b'{"@label":""}', b"labels"),
+            (b'"@name"', b"name"),
+            (b"@task", b"task"),
+            (b"%d" % _SAMPLE.total, b"total"),
+            (b"@id", b"id"),
         ):
-            assert part in text or part == b"%", part
-            text = text.replace(part, place)
-        self._template = text
+            assert part in text, part
+            text = text.replace(part, b"\0%b\0" % name)
+        self._parts = text.split(b"\0")  # every other one is the name of what goes there
+        self._pick = itemgetter(*self._parts[1::2])
 
     def write(self, given: NewBatchRow) -> bytes:
         """The body: queued, with all of its tasks pending."""
-        return self._template % {
-            b"id": given.id.encode(),
-            b"task": given.task.encode(),  # as the catalog has it: nothing in it needs an escape
-            b"name": b"null" if given.name is None else to_json(given.name),
-            b"labels": to_json(given.labels) if given.labels else b"{}",
-            b"total": given.total,
-            b"options": _write_options(given.options),
-            b"created": _write_time(self._clock.at(given.created)),
-        }
+        parts = self._parts.copy()
+        parts[1::2] = self._pick(
+            {
+                b"id": given.id.encode(),
+                b"task": given.task.encode(),  # as the catalog has it: nothing in it needs an escape
+                b"name": b"null" if given.name is None else to_json(given.name),
+                b"labels": to_json(given.labels) if given.labels else b"{}",
+                b"total": b"%d" % given.total,
+                b"options": _write_options(given.options),
+                b"created": _write_time(self._clock.at(given.created)),
+            }
+        )
+        return b"".join(parts)
