@@ -73,7 +73,7 @@ def stop_together(site: Site, dice: Random, clients: int, *, is_violent: bool) -
     site.findings.harshness["DELETEs of one batch"] += len(replies)
     receipts = {reply.content for reply in replies}
     if {reply.status_code for reply in replies} != {200} or len(receipts) != 1:
-        shown = [(reply.status_code, reply.text[:300]) for reply in replies[:3]]
+        shown = [*{(reply.status_code, reply.text) for reply in replies}][:3]
         site.findings.add(Broken.LOST, f"{len(receipts)} receipts of one stop: {shown}")
     tightest = min((grace for grace in graces if grace is not None), default=None)
     if replies[0].json()["stop"]["grace"] != tightest:

@@ -184,9 +184,14 @@ class Client(RuleBasedStateMachine):
         again = any(batch["counts"][state] for state in states)
         is_possible = again and batch["state"] in ("stopped", "failed")
         reply = self.site.resume(batch, states)
-        if reply.status_code != (202 if is_possible else 409):
+        has_ended_meanwhile = batch["state"] in ACTIVE and reply.status_code == 202
+        if reply.status_code != (202 if is_possible else 409) and not has_ended_meanwhile:
             self._break(Broken.LOST, f"resume of {states}: {reply.text}, {batch}")
-        if is_possible:
+        if has_ended_meanwhile:
+            # Nobody has seen how it ended: all that is known is the tasks that are not to run again.
+            self._seen[batch["id"]] = batch | {"counts": dict.fromkeys(batch["counts"], 0)}
+            batch = self._seen[batch["id"]]
+        if is_possible or has_ended_meanwhile:
             self._take_next_run(batch, reply.json(), states)
             self._done["resumes"] += 1
 
