@@ -93,12 +93,15 @@ class Stopping:
             record.purge()
             self._store.mark_later(record)
         entries = self._entries([batch_id])
-        self._request_stop(record, ask)
+        is_noted = self._request_stop(record, ask)
         with self._one_more_asks():
             await self._wait_until_settled(entries, wait_s)
             if purge or not record.shown.is_final:
                 await self._store.saved(record)
-        return glance_at(record, self._backend)
+        glance = glance_at(record, self._backend)
+        if not is_noted and not glance.is_final:
+            raise self._why_not_live()  # it was interrupted a moment before
+        return glance
 
     async def stop_many(self, wanted: Filter, ask: StopAsk, wait_s: float) -> list[Glance]:
         """Stop every active batch that matches now, and wait for all of them together.
@@ -141,7 +144,10 @@ class Stopping:
                 settling = self.task_stops.stop(record, index, stop)
                 await self._wait([settling], lambda: settling.has_settled, wait_s)
             await self._store.saved(record)
-        return await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
+        found = await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
+        if stop is None and not found.is_final:
+            raise self._why_not_live()  # its batch was interrupted a moment before
+        return found
 
     def end_polls(self) -> None:
         """Let every waiting GET answer with what is."""
@@ -176,8 +182,8 @@ class Stopping:
             grace_s = round(grace_s + monotonic() - stop.requested, 3)
         self._request_stop(record, StopAsk(SHUTS_DOWN, grace_s), Actor.SERVICE)
 
-    def _request_stop(self, record: Record, ask: StopAsk, actor: Actor = Actor.CLIENT) -> None:
-        """The workers learn of it at once, whatever the store does."""
+    def _request_stop(self, record: Record, ask: StopAsk, actor: Actor = Actor.CLIENT) -> bool:
+        """The workers learn of it at once, whatever the store does; False if nothing of it runs."""
         stop = record.request_stop(monotonic(), Cause(actor, ask.reason), ask.grace_s)
         if stop is not None:
             entry = self._registry.get(record.given.id)
@@ -187,6 +193,7 @@ class Stopping:
             self._stopper.stop(record.given.id, stop.grace_s)
             # Most have settled before that is due, and all is written at once.
             self._store.mark_later(record)
+        return stop is not None
 
     @contextmanager
     def _one_more_asks(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from app.errors import StoreUnavailable
 from tests.app.in_process import living
 from tests.app.moody_database import Moment, MoodyDatabase
+from tests.app.serving import eventually
 
 LIMIT_S = 30.0
 BATCH = {"task": "countdown", "items": [{"identifier": 1}]}
@@ -84,3 +85,30 @@ def test_a_shutdown_waits_for_those_who_are_to_be_told_that_nothing_was_recorded
             return over, stop.result().status_code
 
     assert asyncio.run(run()) == (["stop", "drain"], 503)
+
+
+@pytest.mark.parametrize("path", ["", "/tasks/0"])
+def test_a_stop_that_comes_when_a_shutdown_has_cut_it_off_is_not_promised(
+    tmp_path: Path, path: str
+) -> None:
+    """It is recorded nowhere: the batch will go on, and whoever asked has to ask again."""
+
+    async def run() -> tuple[httpx.Response, str]:
+        async with living(tmp_path) as (app, client):
+            link = (await client.post("/batches", json=BATCH)).json()["links"]["self"]
+            await seen(lambda: client.get(link), lambda it: it.json()["counts"]["running"] == 1)
+            service, moody = app.state.service, moody_in(app)
+            record = service.registry[link.rpartition("/")[2]].record
+            with moody.held():
+                drain = asyncio.create_task(service.drain(LIMIT_S))
+                await asyncio.to_thread(eventually, lambda: record.has_settled)
+                stop = asyncio.create_task(client.delete(link + path))
+                await asyncio.to_thread(eventually, lambda: service.stops._asking)
+            await drain
+            return await stop, (await client.get(link)).json()["state"]
+
+    reply, state = asyncio.run(run())
+
+    assert state == "interrupted"
+    assert reply.status_code == 503
+    assert "Retry-After" in reply.headers
