@@ -195,7 +195,12 @@ class Told:
             why = f"the task was told to be {now['state']}"
             self.silences.append(Silence(why, self.size, index, now["state"], begins_only=True))
         if now["state"] in TASK_ENDED:
-            self.ends[index] = {**(before or {}), **now}
+            stop = now.get("stop")
+            is_over = (
+                stop is None or stop["settled_at"] is not None
+            )  # else its grace may get shorter
+            last = now if is_over else {name: now[name] for name in now if name != "stop"}
+            self.ends[index] = {**(before or {}), **last}
 
     def hear_task_stop(self, index: int, status: int) -> None:
         """It was told that one task is being stopped, or has been: from now on it does not begin."""
