@@ -152,7 +152,8 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
     )
     make, *asked = command.split()
     python, *words = recipe(*asked).split()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "xdist.plugin"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **plugins}
     run = subprocess.run(
         [sys.executable, *words],
         cwd=tmp_path,

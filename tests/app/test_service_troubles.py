@@ -46,6 +46,8 @@ def test_a_resume_whose_commit_looked_like_a_failure_goes_on_if_it_was_one(
         async with living(tmp_path) as (app, client):
             link = (await client.post("/batches", json=BATCH)).json()["links"]["self"]
             await client.delete(link)
+            writer = app.state.service.store.writer
+            await asyncio.to_thread(eventually, lambda: writer._is_idle)  # the next is the resume
             moody_in(app).fail(StoreUnavailable("cut off"), moment=moment)
             refused = (await client.post(f"{link}/resume")).status_code
             await seen(lambda: client.get("/health/ready"), lambda it: it.status_code == 200)
