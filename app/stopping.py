@@ -85,7 +85,7 @@ class Stopping:
         record = glance.record
         if record is None and not glance.is_final:
             raise self._why_not_live()
-        if record is None or record.shown.is_final:
+        if record is None or glance.is_final:  # by the same look: it may end at any moment
             if purge:
                 await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
             return glance

@@ -89,6 +89,32 @@ def test_a_shutdown_waits_for_those_who_are_to_be_told_that_nothing_was_recorded
     assert asyncio.run(run()) == (["stop", "drain"], 503)
 
 
+def test_a_batch_that_ends_while_a_stop_looks_at_it_is_told_to_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who stop it get the same receipt."""
+
+    async def run() -> list[httpx.Response]:
+        async with living(tmp_path) as (app, client):
+            link = (await client.post("/batches", json=BATCH)).json()["links"]["self"]
+            looks, receipts = app.state.service.looks, list[httpx.Response]()
+            look = looks.glance
+
+            async def ends_meanwhile(batch_id: str) -> object:
+                found = await look(batch_id)
+                monkeypatch.undo()
+                receipts.append(await client.delete(link))
+                return found
+
+            monkeypatch.setattr(looks, "glance", ends_meanwhile)
+            return [await client.delete(link), *receipts]
+
+    second, first = asyncio.run(run())
+
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.content == second.content
+
+
 @pytest.mark.parametrize("path", ["", "/tasks/0"])
 def test_a_stop_that_comes_when_a_shutdown_has_cut_it_off_is_not_promised(
     tmp_path: Path, path: str
