@@ -1,7 +1,7 @@
 """Asks an application in this process: the real routing and problems, without a server around it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,3 +44,13 @@ async def living(folder: Path) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient
         httpx.AsyncClient(transport=transport, base_url="http://service") as client,
     ):
         yield app, client
+
+
+async def seen(
+    look: Callable[[], Awaitable[httpx.Response]], until: Callable[[httpx.Response], bool]
+) -> httpx.Response:
+    """Look again and again until it is so."""
+    async with asyncio.timeout(LIMIT_S):
+        while not until(reply := await look()):  # noqa: ASYNC110  # over HTTP, one asks
+            await asyncio.sleep(0.01)
+        return reply

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.errors import StoreUnavailable
-from tests.app.in_process import living
+from tests.app.in_process import living, seen
 from tests.app.moody_database import Moment, MoodyDatabase
 from tests.app.serving import eventually
 
@@ -24,16 +23,6 @@ def moody_in(app: FastAPI) -> MoodyDatabase:
     store = app.state.service.store
     store.writer._database = moody = MoodyDatabase(store._database)
     return moody
-
-
-async def seen(
-    look: Callable[[], Awaitable[httpx.Response]], until: Callable[[httpx.Response], bool]
-) -> httpx.Response:
-    """Look again and again until it is so."""
-    async with asyncio.timeout(LIMIT_S):
-        while not until(reply := await look()):  # noqa: ASYNC110  # over HTTP, one asks
-            await asyncio.sleep(0.01)
-        return reply
 
 
 @pytest.mark.parametrize("moment", Moment)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,6 +10,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from tests.app.in_process import seen
 from tests.app.serving import Client, Json, eventually, serving
 
 
@@ -308,13 +309,6 @@ def test_a_wrong_parameter_stops_no_task(http: Client, query: str) -> None:
     http.stop(batch)
 
 
-async def seen_at(client: httpx.AsyncClient, link: str, until: Callable[[Json], object]) -> None:
-    """Look again and again until it is so."""
-    async with asyncio.timeout(20):
-        while not until((await client.get(link)).json()):  # noqa: ASYNC110  # over HTTP, one asks
-            await asyncio.sleep(0.005)
-
-
 def test_nothing_is_kept_of_clients_that_hung_up(tmp_path: Path) -> None:
     """The stop goes on without them, and what waited for it is gone with it."""
     app = create_app(Settings(data_dir=tmp_path, workers=1, tasks=("tests.app.sample_tasks",)))
@@ -328,9 +322,9 @@ def test_nothing_is_kept_of_clients_that_hung_up(tmp_path: Path) -> None:
             body = {"task": "never_look", "items": [{"seconds": 1.0}]}
             batch = (await client.post("/batches", json=body)).json()
             task = batch["links"]["tasks"] + "/0"
-            await seen_at(client, task, lambda seen: seen["state"] == "running")
+            await seen(lambda: client.get(task), lambda it: it.json()["state"] == "running")
             waiting = [asyncio.create_task(client.delete(task)) for _ in range(20)]
-            await seen_at(client, task, lambda seen: seen["stop"])
+            await seen(lambda: client.get(task), lambda it: it.json()["stop"] is not None)
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
