@@ -16,8 +16,11 @@ from sqlalchemy import Connection, Dialect, Insert, Table
 
 Values = dict[str, Any]
 
-#: Rows that one statement has at most; what is left over is written in halves of it.
+#: Rows that one statement has at most.
 MOST_ROWS = 256
+#: So many, or fewer, go into one statement of just that size; more in halves of MOST_ROWS. Each size
+#: is a text of its own, which the driver has to prepare and keep.
+MOST_ROWS_EXACT = 32
 _MARKS = {"qmark": "?", "pyformat": "%s"}
 
 
@@ -36,11 +39,10 @@ class _Many(ABC):
     def execute(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Run it for these."""
         driver: Any = connection.connection.driver_connection
-        start, size = 0, MOST_ROWS
         picked = list(map(self._pick, rows))
+        start = 0
         while start < len(picked):
-            while size > len(picked) - start:
-                size //= 2
+            size = _size_of_next(len(picked) - start)
             some = tuple(chain.from_iterable(picked[start : start + size]))
             driver.execute(self._text(connection.dialect, size), some)
             start += size
@@ -101,3 +103,13 @@ class ManyTimes:
         """Run it with each of these."""
         if rows:
             connection.execute(self._statement, rows)
+
+
+def _size_of_next(left: int) -> int:
+    """How many of the rows that are left one statement takes."""
+    if left <= MOST_ROWS_EXACT:
+        return left
+    size = MOST_ROWS
+    while size > left:
+        size //= 2
+    return size
