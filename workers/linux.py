@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -44,9 +45,17 @@ def thread_count() -> int:
 
 def children() -> set[int]:
     """Pids of this process's children, dead and not yet reaped ones included."""
+    return _children_of("/proc/self/task", os.listdir("/proc/self/task"))
+
+
+def children_of_thread() -> set[int]:
+    """Those that this thread has started, as far as the kernel tells; else as `children`."""
+    return _children_of("/proc", ["thread-self"])
+
+
+def _children_of(folder: str, threads: Sequence[str]) -> set[int]:
     try:
-        threads = os.listdir("/proc/self/task")
-        lists = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in threads]
+        lists = [Path(f"{folder}/{thread}/children").read_text() for thread in threads]
     # A kernel without CONFIG_PROC_CHILDREN, or a thread has ended before or in the middle of it.
     except (FileNotFoundError, ProcessLookupError):
         me = os.getpid()

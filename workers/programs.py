@@ -12,7 +12,7 @@ from math import ceil, inf
 from time import monotonic, sleep
 from typing import IO, TYPE_CHECKING, Any, Self, TypedDict
 
-from workers.linux import group_members
+from workers.linux import children_of_thread, group_members
 from workers.stopped import Stopped
 
 if TYPE_CHECKING:
@@ -262,7 +262,18 @@ class _Child(subprocess.Popen[bytes]):
             if "stdout" in options or "stderr" in options:
                 raise ValueError("either capture_output or stdout and stderr, not both")
             chosen["stdout"] = chosen["stderr"] = subprocess.PIPE
-        super().__init__(args, bufsize=0, process_group=0, **chosen)
+        before = children_of_thread()
+        try:
+            super().__init__(args, bufsize=0, process_group=0, **chosen)
+        except BaseException:
+            self._find(before)
+            raise
+
+    def _find(self, before: set[int]) -> None:
+        """The handler may have raised between the fork and the note of its number."""
+        fresh = children_of_thread() - before
+        if not self.pid and len(fresh) == 1:
+            [self.pid] = fresh
 
     @property
     def is_there(self) -> bool:

@@ -287,6 +287,39 @@ def test_a_program_that_is_still_being_started_is_not_forgotten_either(
     assert linux.children() == before
 
 
+#: The timer is set within the fork, and goes off before anybody has been told the child's number,
+#: or a moment later.
+INTERRUPTED_FORK = """
+import os, signal
+from functools import partial
+from tests.workers.stages import event_of
+from workers import linux
+from workers.inbox import LocalFlag
+
+def ring(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, ring)
+set_timer = partial(signal.setitimer, signal.ITIMER_REAL)
+for delay_s in (1e-6, 1e-6, 1e-5, 2e-5, 5e-5) * 4:
+    os.register_at_fork(after_in_parent=partial(set_timer, delay_s))
+    try:
+        event_of(LocalFlag()).run(["sleep", "1000"], preexec_fn=os.getpid)
+    except KeyboardInterrupt:
+        forgotten = linux.children()
+        print(len(forgotten))
+        [*map(linux.kill, forgotten)]
+"""
+
+
+def test_a_program_is_not_forgotten_in_the_moment_of_its_fork() -> None:
+    """It would run on after its task had ended, and nobody would know its number."""
+    script = [sys.executable, "-c", INTERRUPTED_FORK]
+    said = subprocess.run(script, capture_output=True, text=True, timeout=60, check=True)
+
+    assert said.stdout.split() == ["0"] * 20, said.stderr
+
+
 def test_a_group_has_the_members_that_run(tmp_path: Path) -> None:
     """The dead that nobody has reaped would be waited for in vain; strangers must not be."""
     script = "sleep 1000 & setsid sleep 1000 & echo $!; true & echo $!; exec sleep 1000"
