@@ -119,7 +119,8 @@ class CrashClient:
     def _with_one(self, act: Callable[[Told, Json], None]) -> None:
         chosen = [told for told in self.told[-8:] if told.batch is not None and not told.is_gone]
         if chosen:
-            told = self._dice.choice(chosen)
+            live = [told for told in chosen if told.is_live]
+            told = self._dice.choice(live if live and self._dice.random() < 0.5 else chosen)
             assert told.batch is not None
             act(told, told.batch)
 

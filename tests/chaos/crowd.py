@@ -9,9 +9,10 @@ import socket
 import struct
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from random import Random
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,13 +26,21 @@ from tests.chaos.targets import send
 CLIENTS = 500
 LEAST_CLIENTS = 60
 ROUNDS = 4
-GRACES_S = (0.0, 0.1, 0.4, None)
+#: Such that most clients come before the kill, or after it.
+PATIENT_S = (2.0, 2.1, 2.3, None)
+HASTY_S = (0.0, 0.1, 0.4, None)
+#: How long a victim's tasks last, if nobody stops them: until the slowest client has come.
+LASTS_S = 10.0
+#: A request that was sent so long ago has arrived.
+ARRIVES_S = 0.5
 HASTY_GRACE_S = 0.2
 #: The labels of batches whose client does not wait for the answer.
 LEFT = {"client": "left"}
 #: A connection that was hung up on must be given up by the service as well.
 SPARE_DESCRIPTORS = 10
 Post = tuple[Account, Json]
+#: How the HTTP client calls the moment when a request is on its way.
+SENT = "http11.send_request_body.complete"
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -44,7 +53,8 @@ def crowd(folder: Path, dice: Random, scale: float) -> Findings:
         descriptors = open_descriptors(site.service.pid)
         posts: list[Post] = []
         for number in range(rounds):
-            stop_together(site, dice, clients, is_violent=number % 2 == 1)
+            graces_s = HASTY_S if number % 4 > 1 else PATIENT_S
+            stop_together(site, dice, clients, graces_s, is_violent=number % 2 == 1)
             posts += hang_up(site, dice, clients)
             site.await_health()
         account_for(site, posts)
@@ -56,47 +66,72 @@ def crowd(folder: Path, dice: Random, scale: float) -> Findings:
             sleep(LOOK_EVERY_S)
         site.judge()
     findings.expect("DELETEs of one batch", clients * rounds)
+    findings.expect("graces that arrived in time", clients / 10)
     findings.expect("clients that hung up", clients * rounds)
     return findings
 
 
-def stop_together(site: Site, dice: Random, clients: int, *, is_violent: bool) -> None:
+def stop_together(
+    site: Site,
+    dice: Random,
+    clients: int,
+    graces_s: Sequence[float | None],
+    *,
+    is_violent: bool,
+) -> None:
     """Many stop one batch at once: it is stopped once, and all get the same receipt."""
     bystander = site.submit(Draft("act", ["nap"] * 30, [0.01] * 30, {"priority": 1}))
     batch = site.submit(victim(dice))
     site.await_running(batch)
     account = site.accounts[batch["id"]]
-    graces = [dice.choice(GRACES_S) for _ in range(clients)]
+    graces = [dice.choice(graces_s) for _ in range(clients)]
     at = monotonic()
     account.stops += [Ask(at, grace) for grace in graces]
-    replies = asyncio.run(_stop_at_once(site, dice, batch, graces, is_violent=is_violent))
-    site.findings.harshness["DELETEs of one batch"] += len(replies)
+    stops = asyncio.run(_stop_at_once(site, dice, batch, graces, is_violent=is_violent))
+    site.findings.harshness["DELETEs of one batch"] += len(stops)
+    replies = [reply for reply, _ in stops]
     receipts = {reply.content for reply in replies}
     if {reply.status_code for reply in replies} != {200} or len(receipts) != 1:
         shown = [*{(reply.status_code, reply.text) for reply in replies}][:3]
         site.findings.add(Broken.LOST, f"{len(receipts)} receipts of one stop: {shown}")
-    tightest = min((grace for grace in graces if grace is not None), default=None)
-    if replies[0].json()["stop"]["grace"] != tightest:
-        site.findings.add(Broken.LOST, f"a grace of {tightest}: {replies[0].json()['stop']}")
+    _check_grace(site, graces, [sent for _, sent in stops], replies[0].json()["stop"])
     site.await_end(bystander)
+
+
+def _check_grace(site: Site, graces: list[float | None], sent: list[float], receipt: Json) -> None:
+    """The tightest counts of those that arrived before the end, whoever else came after it."""
+    settled = datetime.fromisoformat(receipt["settled_at"]).timestamp()
+    asked = [(grace, at) for grace, at in zip(graces, sent, strict=True) if grace is not None]
+    arrived = [grace for grace, at in asked if at + ARRIVES_S < settled]
+    told = receipt["grace"]
+    if told not in graces or (arrived and (told is None or told > min(arrived))):
+        site.findings.add(Broken.LOST, f"graces {sorted(arrived)} were asked for: {receipt}")
+    site.findings.harshness["graces that arrived in time"] += len(arrived)
 
 
 def victim(dice: Random) -> Draft:
     """A batch that is worth being stopped: most of it never begins, and somebody does not look."""
     kinds = ["work"] + [dice.choice(("work", "look", "wait", "leave", "share")) for _ in range(5)]
-    return Draft("act", kinds + ["nap"] * 200, [1.5] * len(kinds) + [0.0] * 200)
+    return Draft("act", kinds + ["nap"] * 200, [LASTS_S] * len(kinds) + [0.0] * 200)
 
 
 async def _stop_at_once(
     site: Site, dice: Random, batch: Json, graces: list[float | None], *, is_violent: bool
-) -> list[httpx.Response]:
+) -> list[tuple[httpx.Response, float]]:
+    """Each reply, and at what time of day its request had been sent."""
     path, account = batch["links"]["self"], site.accounts[batch["id"]]
 
-    async def stop(grace: float | None) -> httpx.Response:
+    async def stop(grace: float | None) -> tuple[httpx.Response, float]:
+        sent: list[float] = []
+
+        async def trace(event: str, _: object) -> None:
+            if event == SENT:
+                sent.append(time())
+
         params = {"grace": "never" if grace is None else grace}
-        reply = await client.delete(path, params=params)
+        reply = await client.delete(path, params=params, extensions={"trace": trace})
         site.note_end(account)
-        return reply
+        return reply, sent[-1]
 
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
