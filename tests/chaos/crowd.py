@@ -105,7 +105,7 @@ def _check_grace(site: Site, graces: list[float | None], sent: list[float], rece
     arrived = [grace for grace, at in asked if at + ARRIVES_S < settled]
     told = receipt["grace"]
     if told not in graces or (arrived and (told is None or told > min(arrived))):
-        site.findings.add(Broken.LOST, f"graces {sorted(arrived)} were asked for: {receipt}")
+        site.findings.add(Broken.LOST, f"graces {sorted({*arrived})} came in time: {receipt}")
     site.findings.harshness["graces that arrived in time"] += len(arrived)
 
 
