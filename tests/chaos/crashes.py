@@ -52,7 +52,7 @@ LEAST = {
     "purges": 5,
     "keys used again": 20,
     "stops answered 200": 30,
-    "stops answered 202": 30,
+    "stops answered 202": 20,
     "batches interrupted": 50,
 }
 
