@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import os
 import sqlite3
@@ -77,6 +78,7 @@ class Sqlite(Dialect):
         self.writer = KeptConnection(writer, wait_s=POOL_WAIT_S, kept_s=math.inf)
         self.reader = self._engine(READER_PRAGMAS, "BEGIN", connections=READERS)
         self._lock: int | None = None
+        self._file: int | None = None
         self._identity = (0, 0)
 
     def hold(self) -> None:
@@ -84,21 +86,29 @@ class Sqlite(Dialect):
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             self._lock = hold(self._path.with_name(f"{self._path.name}.lock"))
-            # SQLite gives its other files the mode of this one.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # SQLite gives its other files the mode of this one. It stays open: closing it later
+            # would take SQLite's own locks away.
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # whatever its name is there
             self._identity = self._look()
         except Held as error:
             raise DatabaseUnusable(
                 f"{self.where} is in use by another server (process {error.holder}); "
                 "give this one its own with QUIESCE_DATABASE / --database"
             ) from None
+        except BlockingIOError:
+            raise DatabaseUnusable(
+                f"{self.where} is in use by another server, under another name; "
+                "give this one its own with QUIESCE_DATABASE / --database"
+            ) from None
         except OSError as error:
             raise DatabaseUnusable(f"{self.where}: {error.strerror}") from None
 
     def release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._lock = None
 
     def settle(self, token: str) -> None:  # noqa: ARG002 - nobody can come in between
         with self._outside_transactions() as driver:

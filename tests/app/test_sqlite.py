@@ -114,6 +114,18 @@ def test_one_file_has_one_lock_whatever_links_lead_to_it(database: Database, pat
     assert f"in use by another server (process {os.getpid()})" in refusal(link)
 
 
+def test_one_file_has_one_lock_whatever_it_is_called(database: Database, path: Path) -> None:
+    """By a hard link nobody can see that it is the same; two writers would lose each other's batches."""
+    elsewhere = path.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "other.db").hardlink_to(path)
+
+    assert "in use by another server, under another name" in refusal(elsewhere / "other.db")
+    fill(database, 1)
+    database.close()
+    Database.open(f"sqlite:///{elsewhere / 'other.db'}", elsewhere).close()
+
+
 def test_a_file_of_another_program_is_refused_and_left_alone(path: Path) -> None:
     """A typing error in the path must not cost anybody their data."""
     with closing(sqlite3.connect(path)) as theirs:
