@@ -19,6 +19,7 @@ from app.errors import (
     IdempotencyKeyReused,
     RequestInvalid,
 )
+from app.intake import media_type_of
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -116,7 +117,8 @@ class _DigestedBody:
     def __init__(self, request: Request) -> None:
         self._receive = request.receive
         self._hash = hashlib.sha256()
-        for part in (request.headers.get("content-type", ""), request.url.query):
+        announced = dict(request.scope["headers"]).get(b"content-type")
+        for part in (media_type_of(announced), request.url.query):
             self._hash.update(b"%d %b" % (len(part), part.encode("utf-8", "surrogateescape")))
 
     @property

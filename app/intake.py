@@ -14,7 +14,8 @@ from workers.catalog import Catalog
 
 JSON = "application/json"
 #: As the specification has it, its name without the x, and what JSON Lines says of itself.
-LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+LINES = "application/x-ndjson"
+_ALSO_LINES = (LINES, "application/ndjson", "application/jsonl")
 _UTF8 = ("utf-8", "us-ascii")
 
 
@@ -30,11 +31,11 @@ async def read_draft(request: Request, catalog: Catalog, limits: IntakeLimits) -
 
 
 def check_headers(request: Request, limit_bytes: int) -> str:
-    """The body's media type; refuses a body by its announcement, before a byte of it is read."""
+    """JSON or LINES; refuses a body by its announcement, before a byte of it is read."""
     # The names are in lower case; `request.headers` would search the list each time.
     headers = dict(request.scope["headers"])
     announced = headers.get(b"content-type")
-    media_type = JSON if announced == b"application/json" else _media_type(announced)
+    media_type = media_type_of(announced)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         raise BodyEncoded(encoding.decode("latin-1"))
@@ -44,10 +45,14 @@ def check_headers(request: Request, limit_bytes: int) -> str:
     return media_type
 
 
-def _media_type(announced: bytes | None) -> str:
+def media_type_of(announced: bytes | None) -> str:
+    """JSON or LINES, however a Content-Type says it. Raises NotJsonMediaType."""
+    if announced == b"application/json":
+        return JSON
     message = Message()
     message["content-type"] = announced.decode("latin-1") if announced else "none"
     media_type = message.get_content_type()
-    if media_type not in (JSON, *LINES) or message.get_content_charset("utf-8") not in _UTF8:
+    is_lines = media_type in _ALSO_LINES
+    if not (is_lines or media_type == JSON) or message.get_content_charset("utf-8") not in _UTF8:
         raise NotJsonMediaType(announced.decode("latin-1") if announced else None)
-    return media_type
+    return LINES if is_lines else JSON

@@ -111,6 +111,24 @@ def test_another_request_with_the_same_key_is_refused(
     assert key in reply.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "query", "content"),
+    [
+        (JSON, "application/JSON; charset=utf-8", "", BODY),
+        (LINES, "application/jsonl", "?task=noop", b'{"number": 1}\n'),
+    ],
+)
+def test_another_spelling_of_the_media_type_is_the_same_request(
+    http: Client, key: str, one: str, other: str, query: str, content: bytes
+) -> None:
+    """A proxy or another library may write it in another way."""
+    first = post(http, key, content, query, one)
+    same = post(http, key, content, query, other)
+
+    assert first.status_code == 202
+    assert (same.status_code, same.content) == (202, first.content)
+
+
 def test_the_query_belongs_to_a_request_in_lines(http: Client, key: str) -> None:
     """It has half of the batch."""
     first = post(http, key, b'{"number": 1}\n', "?task=noop", LINES)
@@ -165,7 +183,8 @@ def test_two_keys_in_one_request_are_refused(http: Client, key: str) -> None:
 def test_a_repeat_before_the_first_has_been_read_is_told_to_wait() -> None:
     """Nobody knows yet what the answer will be; once that is known, it gets it."""
     rest_may_come, is_reading = asyncio.Event(), asyncio.Event()
-    scope = {"type": "http", "headers": [], "query_string": b"", "path": "/batches"}
+    headers = [(b"content-type", JSON.encode())]
+    scope = {"type": "http", "headers": headers, "query_string": b"", "path": "/batches"}
     whole: Message = {"type": "http.request", "body": BODY, "more_body": False}
 
     async def slow() -> Message:
