@@ -79,11 +79,11 @@ class Admission:
 
     # --- batches of an earlier service, of which nothing will run ---------------------------------
 
-    def park(self, loaded: Loaded, stop: Cause | None = None) -> None:
+    def park(self, loaded: Loaded, stop: Cause | None = None, *, failed_fast: bool = False) -> None:
         """End a batch, as stopped if there is a cause, once nothing of it can run any more."""
         record = loaded.record
         if stop is not None:
-            record.request_stop(monotonic(), stop, Grace.DEFAULT)
+            record.request_stop(monotonic(), stop, Grace.DEFAULT, failed_fast=failed_fast)
         entry, recorder = self._register(record)
         if not self._keep(entry):
             return

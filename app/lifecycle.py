@@ -29,7 +29,7 @@ class TaskState(StrEnum):
     FAILED = "failed"  # raised, ran out of time, lost its worker, or its result was not JSON
     STOPPED = "stopped"  # saw the event set and then returned, or raised `Stopped`
     SKIPPED = "skipped"  # never started, because it or its batch was stopped first
-    KILLED = "killed"  # still running when the grace was over; its worker was killed
+    KILLED = "killed"  # still running when the grace was over, or when the service ended
 
 
 class Actor(StrEnum):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from time import monotonic
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from app.orders import failure_of, order_of
+from app.orders import end_of, order_of
 from app.record import Record
 from app.rows import BatchRow, Note
 from app.storage.queries import BATCHES_AT_A_TIME, Queries
-from workers.backend import Ending, Order, Outcome, Remarks
+from workers.backend import Order, Outcome
 
 #: Items that are read at a time, if they are of several batches.
 TASKS_AT_A_TIME = 20_000
@@ -36,12 +37,8 @@ class Loaded(NamedTuple):
 
     def cut_short(self, now: float) -> list[Outcome]:
         """How the tasks ended that had begun, given that nothing of the batch runs any more."""
-        return [_end_of(index, note, now) for index, note in self.notes.items() if note.attempt]
-
-    def cut_short_alone(self, now: float) -> list[Outcome]:
-        """The same of those tasks that were stopped alone."""
-        stopped = {index: self.notes[index] for index in self.stopped}
-        return [_end_of(index, note, now) for index, note in stopped.items() if note.attempt]
+        ends = (end_of(index, note, now) for index, note in self.notes.items())
+        return [end for end in ends if end is not None]
 
 
 def load(connection: Connection, queries: Queries, row: BatchRow) -> Loaded:
@@ -65,7 +62,7 @@ def load_all(
             if row.ended_tasks or row.run > 1:
                 ended = queries.ended(connection, serial, row.given.total)
             not_to_run = _not_to_run(ended, notes, row.given.total)
-            order = order_of(row.given, items.pop(serial), not_to_run, notes)
+            order = order_of(row.given, items.pop(serial), not_to_run, notes, monotonic())
             yield Loaded(Record.restored(row, ended, notes, events[serial]), order, notes)
 
 
@@ -92,12 +89,3 @@ def _not_to_run(ended: bytearray | None, notes: Mapping[int, Note], total: int) 
     for index in stopped:
         marks[index] = 1
     return bytes(marks)
-
-
-def _end_of(index: int, note: Note, now: float) -> Outcome:
-    """One that waited for its next attempt has failed; one that ran was killed with the service."""
-    failed = failure_of(index, note)
-    if failed is not None:
-        return failed
-    began, pid = note.began or now, note.pid or 0
-    return Outcome(index, note.attempt, Ending.KILLED, b"", began, now, 0.0, pid, Remarks.NONE)

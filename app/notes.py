@@ -73,7 +73,8 @@ class Notes:
     def begun(self, task: RunningTask) -> bool:
         """A task runs; whether that was news."""
         note = self._notes.get(task.index)
-        if note is not None and note.attempt >= task.attempt:
+        # A savepoint tells of an attempt, but not when and where it began.
+        if note is not None and (note.attempt, note.pid or 0) >= (task.attempt, task.pid):
             return False
         self._change(task.index, attempt=task.attempt, began=task.began, pid=task.pid, error=None)
         return True
@@ -101,9 +102,12 @@ class Notes:
         """A running task reported its progress."""
         self._change(index, progress=text)
 
-    def save(self, index: int, attempt: int, savepoint: bytes) -> None:
+    def save(self, index: int, attempt: int, savepoint: bytes, now: float) -> None:
         """A running task saved how far it has come."""
-        self._change(index, attempt=attempt, savepoint=savepoint, error=None)
+        note = self._notes.get(index)
+        if note is None or note.attempt < attempt:  # that it began is news
+            self._change(index, attempt=attempt, began=now, pid=None)
+        self._change(index, savepoint=savepoint, error=None)
 
     def stop(self, index: int, stop: StopRow) -> None:
         """A task is to be stopped."""

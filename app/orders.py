@@ -14,16 +14,17 @@ def order_of(
     items: Items,
     ended: bytes = b"",
     notes: Mapping[int, Note] | None = None,
+    now: float = 0.0,
 ) -> Order:
     """What the pool is to do.
 
     ended  1 for each task that has ended before, if any has
-    notes  on those that have not
+    notes  on those that have not, as they are `now`
     """
     options = given.options
     retries = options.retries
     begun = {
-        index: Begun(note.attempt, note.used, note.savepoint or b"", failure_of(index, note))
+        index: Begun(note.attempt, note.used, note.savepoint or b"", end_of(index, note, now))
         for index, note in (notes or {}).items()
         if note.attempt
     }
@@ -42,11 +43,18 @@ def order_of(
     )
 
 
-def failure_of(index: int, note: Note) -> Outcome | None:
-    """How the last attempt at a task failed that waits for its next."""
-    if note.error is None:
-        return None
-    began, pid = note.began or 0.0, note.pid or 0
-    return Outcome(
-        index, note.attempt, Ending.RAISED, note.error, began, began, 0.0, pid, Remarks.NONE
-    )
+def end_of(index: int, note: Note, now: float) -> Outcome | None:
+    """How a task has ended of which nothing runs, if there is no other attempt at it.
+
+    One that waited for its next attempt has failed; one that ran was cut off with the service. None
+    if it has not started in this run.
+    """
+    began, pid = note.began, note.pid or 0
+    if note.error is not None:
+        at = began or 0.0
+        return Outcome(
+            index, note.attempt, Ending.RAISED, note.error, at, at, 0.0, pid, Remarks.NONE
+        )
+    if began is not None:
+        return Outcome(index, note.attempt, Ending.KILLED, b"", began, now, 0.0, pid, Remarks.NONE)
+    return None

@@ -13,6 +13,7 @@ from app.history import BY_CLIENT, BY_SERVICE, BY_WORKER, History
 from app.leaving import GOES_DOWN, Leaving
 from app.lifecycle import ACTIVE, BATCH_MOVES, FINAL, Actor, BatchState, batch_end
 from app.notes import NO_CHANGES, Notes
+from app.orders import end_of
 from app.outcome_log import Added, OutcomeLog
 from app.rows import (
     BatchRow,
@@ -224,10 +225,10 @@ class Record:
         with self._lock:
             self._noted().progress(index, text)
 
-    def save(self, index: int, attempt: int, savepoint: bytes) -> None:
+    def save(self, index: int, attempt: int, savepoint: bytes, now: float) -> None:
         """A running task saved how far it has come."""
         with self._lock:
-            self._noted().save(index, attempt, savepoint)
+            self._noted().save(index, attempt, savepoint, now)
 
     def sample(self, index: int, attempt: int, sample: StackSample) -> None:
         """A running task has not looked at its event for longer than its limit."""
@@ -238,13 +239,17 @@ class Record:
         """Nothing of a stopped task runs, or will: without an outcome it was dropped before."""
         with self._lock:
             if self._settled is None and not self._outcomes.has_ended(index):
+                note = self._noted().get(index)
                 never = Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
-                self._append([never])
+                self._append([(note and end_of(index, note, now)) or never])
             self._noted().settle_stop(index, now, has_ended=self._outcomes.has_ended(index))
             self._version += 1
 
-    def settle(self, now: float) -> bool:
-        """Nothing of the batch runs any more, and nothing will; whether this call settled it."""
+    def settle(self, now: float, told: Callable[[], None] | None = None) -> bool:
+        """Nothing of the batch runs any more, and nothing will; whether this call settled it.
+
+        told  called, on the writer's thread, once the store has that, and not a moment later
+        """
         with self._lock:
             if self._settled is not None:
                 return False
@@ -253,6 +258,8 @@ class Record:
                 for index in self._notes.stopped():
                     has_ended = self._outcomes.has_ended(index) or self._leaving is None
                     self._notes.settle_stop(index, now, has_ended=has_ended)
+            if told is not None:
+                self._told.append((self._outcomes.added, told))
             return True
 
     # --- the writer's side ------------------------------------------------------------------------

@@ -18,8 +18,9 @@ log = logging.getLogger("quiesce.recorder")
 #: A batch's lock is let go after so many outcomes, so that no reader waits for long.
 OUTCOMES_PER_LOCK = 1_000
 
+FAILED_FAST = Cause(Actor.SERVICE, "a task failed and the batch was to fail fast")
 _CAUSES = {
-    StopCause.FAIL_FAST: Cause(Actor.SERVICE, "a task failed and the batch was to fail fast"),
+    StopCause.FAIL_FAST: FAILED_FAST,
     StopCause.EVENT_SET: Cause(Actor.SERVICE, "its event was set"),
 }
 
@@ -66,7 +67,7 @@ class Recorder:
         self._store.mark_later(self._record)
 
     def saved(self, index: int, attempt: int, savepoint: bytes) -> None:
-        self._record.save(index, attempt, savepoint)
+        self._record.save(index, attempt, savepoint, monotonic())
         self._store.mark_later(self._record)
 
     def sampled(self, index: int, attempt: int, sample: StackSample) -> None:
@@ -88,8 +89,7 @@ class Recorder:
         self._settle_when(self._settle)
 
     def _settle(self) -> None:
-        if self._record.settle(monotonic()):
-            self._record.then(self._has_ended)
+        if self._record.settle(monotonic(), self._has_ended):
             self._store.mark(self._record)
 
     def _has_ended(self) -> None:

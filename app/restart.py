@@ -10,8 +10,9 @@ from time import monotonic
 from sqlalchemy import Connection
 
 from app.admission import Admission
-from app.lifecycle import Actor, BatchState
+from app.lifecycle import Actor, BatchState, TaskState
 from app.loaded import Loaded, load_all
+from app.recorder import FAILED_FAST
 from app.rows import Cause
 from app.storage.store import Store
 
@@ -37,9 +38,16 @@ class Restart:
         if rows:
             log.info("batches that had not ended when the service went down: %d", len(rows))
         for loaded in load_all(connection, self._store.queries, rows):
-            self._go_on(loaded)
+            self._go_on(loaded, failed_fast=self._has_failed_fast(connection, loaded))
 
-    def _go_on(self, loaded: Loaded) -> None:
+    def _has_failed_fast(self, connection: Connection, loaded: Loaded) -> bool:
+        """Whether a failure was to stop the batch, which the service did not come to."""
+        row = loaded.record.shown
+        if not row.given.options.fail_fast or not row.counts[TaskState.FAILED]:
+            return False
+        return self._store.queries.has_failed(connection, row.given.serial, row.run)
+
+    def _go_on(self, loaded: Loaded, *, failed_fast: bool) -> None:
         """Old workers may still run any of it, so whatever ends does so when they have gone."""
         record = loaded.record
         is_to_stop = record.given.options.on_interruption == "stop"
@@ -47,6 +55,8 @@ class Restart:
             self._admission.park(loaded, Cause(Actor.SERVICE, WENT_DOWN))
         elif loaded.is_done:
             self._admission.park(loaded)
+        elif failed_fast:
+            self._admission.park(loaded, FAILED_FAST, failed_fast=True)
         elif record.given.task not in self._known_tasks:
             log.error("batch %s rests: there is no task %r now", record.given.id, record.given.task)
             record.rest(monotonic(), WENT_DOWN)
@@ -61,8 +71,7 @@ class Restart:
     def _end_stopped(self, loaded: Loaded) -> None:
         """Tasks that somebody had stopped alone have ended, in a batch that goes on."""
         record, now = loaded.record, monotonic()
+        for index in loaded.stopped:
+            record.settle_task_stop(index, now)
         if loaded.stopped:
-            record.append(loaded.cut_short_alone(now))
-            for index in loaded.stopped:
-                record.settle_task_stop(index, now)
             self._store.mark(record)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     and_,
+    case,
     delete,
     exists,
     func,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     literal,
     not_,
     null,
+    or_,
     select,
     update,
 )
@@ -110,21 +112,26 @@ class Resumption:
         connection.execute(insert(outcomes).from_select(list(values), skipped))
 
     def _note_attempts(self, connection: Connection) -> None:
-        """Attempts go on being counted, but not towards the limit; stops of single tasks are over."""
+        """Attempts go on being counted, but not towards the limit; stops of single tasks are over.
+
+        A task without an outcome never started in this run; it is chosen, or it would have one by
+        now. It may have an attempt from an earlier run, as one that was stopped before it started.
+        """
         ran = and_(self._chosen, outcomes.c.attempt > 0)
         noted = exists().where(notes.c.batch == outcomes.c.batch, notes.c.index == outcomes.c.index)
         of_task = and_(outcomes.c.batch == notes.c.batch, outcomes.c.index == notes.c.index)
+        is_chosen = or_(exists().where(of_task, self._chosen), not_(exists().where(of_task)))
         last = select(outcomes.c.attempt).where(of_task).scalar_subquery()
         connection.execute(
             update(notes)
-            .where(notes.c.batch == self._serial, exists().where(of_task, self._chosen))
+            .where(notes.c.batch == self._serial, is_chosen)
             .values(
-                attempt=last, used=0, error=null(), stop_requested=null(), stop_reason=null(),
+                attempt=case((last > notes.c.attempt, last), else_=notes.c.attempt), used=0,
+                began=null(), pid=null(), error=null(), stop_requested=null(), stop_reason=null(),
                 stop_grace=null(), stop_settled=null(),
             )
         )  # fmt: skip
-        columns = (outcomes.c.batch, outcomes.c.index, outcomes.c.attempt, outcomes.c.began,
-                   outcomes.c.pid)  # fmt: skip
+        columns = (outcomes.c.batch, outcomes.c.index, outcomes.c.attempt)
         fresh = select(*columns, literal(0)).where(ran, not_(noted))
         names = [column.name for column in columns]
         connection.execute(insert(notes).from_select([*names, "used"], fresh))

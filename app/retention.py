@@ -85,10 +85,12 @@ class Retention:
         return await self._store.write(claim)
 
 
-def mark_to_purge(connection: Connection, serial: int) -> None:
-    """From now on nobody reads this ended batch."""
-    is_it = (batches.c.serial == serial, batches.c.state.in_([state.value for state in FINAL]))
-    connection.execute(update(batches).where(*is_it).values(purge=True))
+def mark_to_purge(connection: Connection, serial: int, run: int | None = None) -> bool:
+    """From now on nobody reads this ended batch; False if it is active, or in another run."""
+    is_it = [batches.c.serial == serial, batches.c.state.in_([state.value for state in FINAL])]
+    if run is not None:
+        is_it.append(batches.c.run == run)
+    return bool(connection.execute(update(batches).where(*is_it).values(purge=True)).rowcount)
 
 
 def forget_some(connection: Connection, serial: int) -> bool:

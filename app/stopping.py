@@ -86,8 +86,8 @@ class Stopping:
         if record is None and not glance.is_final:
             raise self._why_not_live()
         if record is None or glance.is_final:  # by the same look: it may end at any moment
-            if purge:
-                await self._store.write(partial(mark_to_purge, serial=glance.row.given.serial))
+            if purge and not await self._purge(glance):
+                return await self.stop(batch_id, ask, wait_s, purge=True)  # it was just resumed
             return glance
         if purge:
             record.purge()
@@ -102,6 +102,12 @@ class Stopping:
         if not is_noted and not glance.is_final:
             raise self._why_not_live()  # it was interrupted a moment before
         return glance
+
+    async def _purge(self, glance: Glance) -> bool:
+        """Forget an ended batch; False if it is not any more what was seen of it."""
+        row = glance.row
+        mark = partial(mark_to_purge, serial=row.given.serial, run=row.run)
+        return await self._store.write(mark)
 
     async def stop_many(self, wanted: Filter, ask: StopAsk, wait_s: float) -> list[Glance]:
         """Stop every active batch that matches now, and wait for all of them together.

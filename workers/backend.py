@@ -59,7 +59,7 @@ class Begun(NamedTuple):
     attempt: int  # the last one there was
     used: int  # attempts that count against the limit
     savepoint: bytes = b""  # JSON, or nothing
-    failed: Outcome | None = None  # how that attempt failed, if it did
+    ended: Outcome | None = None  # how that attempt ended, if it was in this run
 
 
 class Order(NamedTuple):

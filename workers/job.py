@@ -64,7 +64,8 @@ class Job:
         self.unkillable: tuple[int, ...] = ()
         self.task_stops: dict[int, TaskStop] = {}  # by index, until nothing of the task runs
         self._pending = Pending(len(order.items), order.ended)
-        self._failed: dict[int, Outcome] = {}  # the last outcome of what is to be tried again
+        # How the last attempt ended at what is to be tried again: it failed, or was cut off.
+        self._last: dict[int, Outcome] = {}
         self._savepoints: dict[int, bytes] = {}  # of tasks that may be tried again
         self._free_attempts: dict[int, int] = {}  # of tasks that began before: not counted
         for index, begun in order.begun.items():
@@ -119,7 +120,7 @@ class Job:
         returns  the outcomes of those that have been
         """
         if self.is_stopping:
-            return [self._failed.pop(index) for index in indexes if index in self._failed]
+            return [self._last.pop(index) for index in indexes if index in self._last]
         if not self.task_stops:
             self._pending.give_back(indexes, attempt)
             return []
@@ -143,7 +144,7 @@ class Job:
         self.is_stopping = True
         waiting = [*self.resting, *self._pending.clear()]
         self.resting.clear()
-        return [self._failed.pop(index) for index in waiting if index in self._failed]
+        return [self._last.pop(index) for index in waiting if index in self._last]
 
     def stop_task(self, index: int) -> Outcome | None:
         """Drop one task that waits for a worker or rests, with the outcome it gets; else None."""
@@ -160,14 +161,14 @@ class Job:
     def rest(self, outcome: Outcome) -> float:
         """Keep a failed task for another attempt; how long it must rest, in seconds."""
         self.resting[outcome.index] = None
-        self._failed[outcome.index] = outcome
+        self._last[outcome.index] = outcome
         return retry_delay_s(self.used(outcome) + 1, self.order.retries)
 
     def wake(self, index: int) -> None:
         """A task has rested: it is pending again, unless it was stopped meanwhile."""
         if index in self.resting:
             del self.resting[index]
-            self._pending.add(index, self._failed[index].attempt + 1)
+            self._pending.add(index, self._last[index].attempt + 1)
 
     def save(self, index: int, savepoint: bytes) -> None:
         """A running task has saved how far it has come, for its next attempt."""
@@ -176,7 +177,7 @@ class Job:
 
     def ended(self, index: int) -> None:
         """A task will not be tried again."""
-        self._failed.pop(index, None)
+        self._last.pop(index, None)
         self._savepoints.pop(index, None)
         self._free_attempts.pop(index, None)
 
@@ -186,14 +187,14 @@ class Job:
             return
         if begun.savepoint:
             self._savepoints[index] = begun.savepoint
-        if begun.failed is not None:
-            self._failed[index] = begun.failed
+        if begun.ended is not None:
+            self._last[index] = begun.ended
         if begun.attempt > begun.used:
             self._free_attempts[index] = begun.attempt - begun.used
 
     def _unstarted(self, index: int) -> Outcome:
         """A task stopped before it began: its last failure, or no attempt at all."""
-        failed = self._failed.get(index)
+        failed = self._last.get(index)
         self.ended(index)
         if failed is not None:
             return failed

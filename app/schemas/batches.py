@@ -34,7 +34,7 @@ class Counts(View):
     skipped: Annotated[int, Field(ge=0, examples=[0])]
     """Never started, because it or the batch was stopped first."""
     killed: Annotated[int, Field(ge=0, examples=[0])]
-    """Still running when the grace was over; the worker was killed."""
+    """Still running when the grace was over, or when the service ended before the batch was stopped."""
 
 
 class StoppedTask(View):

@@ -190,6 +190,23 @@ class Queries:
                 found[values["batch"]][values["index"]] = self._rows.note(values)
         return found
 
+    def has_failed(self, connection: Connection, serial: int, run: int) -> bool:
+        """Whether a task of a batch has failed in this run."""
+        statement = select(
+            exists().where(
+                outcomes.c.batch == serial,
+                outcomes.c.run == run,
+                outcomes.c.state == TaskState.FAILED.value,
+            )
+        )
+        return bool(connection.scalar(statement))
+
+    def run_of(self, connection: Connection, serial: int) -> int | None:
+        """The run that a batch is in; None if nobody is to read of it any more."""
+        return connection.scalar(
+            select(batches.c.run).where(batches.c.serial == serial, _is_visible)
+        )
+
     def ended(self, connection: Connection, serial: int, total: int) -> bytearray | None:
         """1 for each task that has ended, in index order; None if none has."""
         found = None

@@ -6,7 +6,9 @@ from app.lifecycle import Actor
 from app.record import Record
 from app.rows import Cause, Grace, Note
 from tests.app.records import ASKED, MUCH, new, outcome, published, runs
-from workers.backend import Ending, StackSample
+from workers.backend import Ending, RunningTask, StackSample
+
+NOW = 100.0
 
 
 def test_a_repeated_stop_of_a_task_joins_the_first() -> None:
@@ -56,6 +58,36 @@ def test_a_stop_of_a_task_has_settled_when_its_batch_has() -> None:
     assert stop.settled == 8.0
 
 
+def test_a_savepoint_hides_nothing_of_the_attempt_that_saved_it() -> None:
+    """It is there before anybody has looked when and where the attempt began."""
+    record = Record(new("a"))
+    record.begun(runs(1))
+    record.save(1, 2, b"5", NOW)
+    first = dict(record.take(MUCH).notes.written)[1]
+    assert (first.attempt, first.began, first.pid) == (2, NOW, None)
+
+    assert record.begun(RunningTask(1, 2, 4712, 99.5, 99.5))
+    assert not record.begun(RunningTask(1, 2, 4712, 99.5, 99.5))
+    record.save(1, 2, b"6", NOW + 1)
+    then = dict(record.take(MUCH).notes.written)[1]
+    assert (then.attempt, then.began, then.pid, then.savepoint) == (2, 99.5, 4712, b"6")
+
+
+def test_a_stopped_task_that_had_begun_before_was_cut_short() -> None:
+    """An older service ran it; that it never started would be wrong."""
+    given = new("a")
+    record = Record.restored(Record(given).shown, None, {1: Note(attempt=2, began=1.0, pid=7)}, 0)
+    for index in (1, 2):
+        record.request_task_stop(index, 5.0, None, None)
+        record.settle_task_stop(index, 6.0)
+    ends = [row.outcome for row in record.take(MUCH).outcomes]
+
+    assert [(end.index, end.ending, end.attempt, end.began) for end in ends] == [
+        (1, Ending.KILLED, 2, 1.0),
+        (2, Ending.SKIPPED, 0, 6.0),
+    ]
+
+
 def test_a_task_that_does_not_exist_cannot_be_stopped() -> None:
     """An index is a position."""
     record = Record(new("a"))
@@ -68,7 +100,7 @@ def test_a_success_leaves_no_savepoint_and_a_failure_does() -> None:
     """There is nothing to go on with; and somebody may want to know how far it came."""
     record = Record(new("a"))
     for index in (0, 1):
-        record.save(index, 1, b'"here"')
+        record.save(index, 1, b'"here"', NOW)
     record.append([outcome(0), outcome(1, Ending.RAISED)])
     changes = record.take(MUCH).notes
 
@@ -79,7 +111,7 @@ def test_a_success_leaves_no_savepoint_and_a_failure_does() -> None:
 def test_a_savepoint_that_the_store_has_is_dropped_with_the_success() -> None:
     """In the same transaction as the outcome."""
     record = Record(new("a"))
-    record.save(0, 1, b'"here"')
+    record.save(0, 1, b'"here"', NOW)
     assert [index for index, _ in published_notes(record)] == [0]
     record.append([outcome(0)])
 
@@ -90,7 +122,7 @@ def test_the_last_savepoint_wins_and_is_taken_with_the_outcome_at_the_latest() -
     """What a task saved is durable before its end is."""
     record = Record(new("a"))
     for text in (b"1", b"2", b"3"):
-        record.save(0, 1, text)
+        record.save(0, 1, text, NOW)
     record.append([outcome(0, Ending.STOPPED, noticed=1.5)])
     taken = record.take(MUCH)
 

@@ -142,6 +142,19 @@ def test_a_stop_without_a_grace_takes_the_batchs_own_but_a_repeat_does_not() -> 
     assert (stop.grace_s, again.grace_s) == (7.0, None)
 
 
+def test_whoever_waits_for_the_end_is_told_with_the_end_and_not_before() -> None:
+    """One that is resumed while it still counts as live would run nowhere."""
+    record, told = Record(new("a", 1)), list[str]()
+    record.append([outcome(0)])
+    assert record.settle(3.0, lambda: told.append("settled"))
+    assert not record.settle(4.0, lambda: told.append("again"))
+    taken = record.take(MUCH)
+    for tell in taken.told:
+        tell()
+
+    assert (taken.row.is_final, told) == (True, ["settled"])
+
+
 def test_a_stop_of_a_settled_batch_changes_nothing() -> None:
     """It had ended: there is nothing to ask for, even if the store does not know yet."""
     record = Record(new("a"))

@@ -8,8 +8,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.ids import Ids
+from app.lifecycle import Actor, TaskState
+from app.rows import Cause
+from app.schemas import BatchOptions
+from app.storage.database import Database
+from tests.app.records import new, outcome
 from tests.app.serving import Client, Json, eventually, serving
+from tests.app.stores import insert, resume, running_store, save
 from tests.service_process import ServiceProcess
+from workers.backend import Ending
 
 ENDS = pytest.mark.parametrize("end", ["stop", "kill"])
 QUICK = {"QUIESCE_SHUTDOWN_GRACE": "1"}
@@ -99,6 +107,38 @@ def test_a_batch_that_is_not_to_go_on_has_stopped(tmp_path: Path, end: str) -> N
     assert sum(counts.values()) == 3
     assert counts["pending"] == counts["running"] == 0
     assert ended["stop"]["reason"] in ("the service is shutting down", "the service went down")
+
+
+def test_a_failure_that_the_service_did_not_come_to_stops_its_batch_after_the_restart(
+    tmp_path: Path,
+) -> None:
+    """`fail_fast`: it was written down, and then the service went down before the stop was."""
+    given = new(Ids().new(), 4, options=BatchOptions(fail_fast=True))
+    earlier = new(Ids().new(), 4, options=BatchOptions(fail_fast=True))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    database = Database.open(None, folder)
+    with running_store(database) as store:
+        record = insert(store, given)
+        record.append([outcome(1, Ending.RAISED)])
+        resumed = insert(store, earlier)
+        resumed.append([outcome(1, Ending.RAISED)])
+        resumed.request_stop(2.0, Cause(Actor.CLIENT), None)
+        resumed.settle(3.0)
+        save(store, record, resumed)
+        resume(store, earlier.id, {TaskState.SKIPPED})
+    database.close()
+    with serving(tmp_path, **QUICK) as (_, http):
+        ended, other = (http.get(f"/batches/{one.id}?wait=30").json() for one in (given, earlier))
+
+    assert (ended["state"], ended["counts"]["failed"], ended["counts"]["skipped"]) == (
+        "failed",
+        1,
+        3,
+    )
+    assert "fail fast" in ended["stop"]["reason"]
+    # That one's failure was in a run before: another task has run, and failed, for it takes no number.
+    assert other["counts"]["failed"] == 2
 
 
 def test_a_batch_that_was_stopping_at_the_crash_has_stopped(tmp_path: Path) -> None:

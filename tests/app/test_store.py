@@ -206,7 +206,7 @@ def test_a_batch_goes_on_from_what_the_store_has(store: Store) -> None:
     record = insert(store, new("a", 5))
     record.append([outcome(0), outcome(3, Ending.RAISED)])
     record.begun(runs(1))
-    record.save(2, 1, b"7")
+    record.save(2, 1, b"7", 3.0)
     record.retry(outcome(4, Ending.RAISED), 1)
     save(store, record)
     loaded = reloaded(store, "a")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
-from app.errors import BatchActive, NothingToResume
+from app.errors import BatchActive, BatchNotFound, NothingToResume
 from app.lifecycle import CUT_SHORT, Actor, BatchState, TaskState
+from app.results import TASKS_PER_TURN, result_lines
 from app.resumption import Resumption
+from app.retention import mark_to_purge
 from app.rows import Cause
 from app.schemas import BatchOptions
 from app.schemas.requests import RetryOptions
 from app.storage.store import Store
-from tests.app.records import ASKED, new, outcome, skipped
+from tests.app.records import ASKED, new, outcome, runs, skipped
 from tests.app.stores import ended, insert, reloaded, resume, save, shown, wait_for
 from workers.backend import Ending
 
@@ -47,7 +51,7 @@ def test_attempts_of_an_earlier_run_do_not_count_towards_the_limit(store: Store)
     retries = RetryOptions(max_attempts=2)
     record = insert(store, new("a", 1, options=BatchOptions(retries=retries)))
     record.retry(outcome(0, Ending.RAISED), 1)
-    record.save(0, 2, b"5")
+    record.save(0, 2, b"5", 3.0)
     record.append([outcome(0, Ending.RAISED, attempt=2)])
     record.settle(1.0)
     save(store, record)
@@ -86,6 +90,111 @@ def test_skipped_tasks_run_again(store: Store) -> None:
 
     assert shown(store, "a").counts[T.PENDING] == 3
     assert reloaded(store, "a").order.ended == bytes([1, 0, 0, 0])
+
+
+def test_a_task_that_was_stopped_before_its_next_attempt_goes_on_from_where_it_was(
+    store: Store,
+) -> None:
+    """Its outcome has no attempt of its own; those that it had, and its savepoint, are not lost."""
+    record = insert(store, new("a"))
+    for index in (0, 1):
+        record.begun(runs(index, attempt=2))
+        record.save(index, 2, b'"half"', 3.0)
+    record.append([skipped(0)])
+    record.request_stop(4.0, ASKED, None)
+    record.settle(5.0)
+    save(store, record)
+    resume(store, "a", {T.SKIPPED})
+    begun = reloaded(store, "a").order.begun
+
+    assert {index: each[:3] for index, each in begun.items()} == {
+        0: (2, 0, b'"half"'),
+        1: (2, 0, b'"half"'),
+    }
+
+
+def test_a_task_whose_stop_was_all_that_was_known_of_it_runs_again(store: Store) -> None:
+    """It was stopped alone and had not been seen to begin when the service was killed."""
+    record = insert(store, new("a", 2))
+    record.request_task_stop(1, 1.0, "mine", 0.0)
+    record.request_stop(2.0, ASKED, None)
+    save(store, record)
+    parked = reloaded(store, "a")
+    parked.record.append(parked.cut_short(3.0))
+    parked.record.settle(3.0)
+    save(store, parked.record)
+    resume(store, "a", {T.SKIPPED})
+    loaded = reloaded(store, "a")
+
+    assert loaded.order.ended.count(1) == 0
+    assert not loaded.stopped
+
+
+def test_only_what_had_begun_in_this_run_was_cut_short(store: Store) -> None:
+    """A task that a resume had made pending never started; nobody has killed it."""
+    record = insert(store, new("a", 3))
+    record.begun(runs(0))
+    record.begun(runs(1))
+    record.append([outcome(1, Ending.KILLED)])
+    record.request_stop(2.0, ASKED, None)
+    save(store, record)
+    loaded = reloaded(store, "a")
+    cut_short = loaded.cut_short(9.0)
+
+    assert [(end.index, end.ending, end.attempt) for end in cut_short] == [(0, Ending.KILLED, 1)]
+    assert loaded.order.begun[0].ended is not None
+    loaded.record.append(cut_short)
+    loaded.record.settle(9.0)
+    save(store, loaded.record)
+    resume(store, "a", set(CUT_SHORT))
+    again = reloaded(store, "a")
+    assert (again.cut_short(9.0), again.order.begun[0].ended) == ([], None)
+    assert {index: each.attempt for index, each in again.order.begun.items()} == {0: 1, 1: 1}
+
+
+def test_a_batch_is_not_purged_in_a_run_that_nobody_has_seen(store: Store) -> None:
+    """A resume came between the look of whoever purges it and the mark: it is to be looked at again."""
+    record = ended(store)
+    serial = record.given.serial
+
+    def mark(run: int) -> bool:
+        return wait_for(lambda: store.write(partial(mark_to_purge, serial=serial, run=run)))
+
+    resume(store, "a", {T.STOPPED})
+    assert not mark(1)
+    assert not mark(2)
+    loaded = reloaded(store, "a")
+    loaded.record.append([outcome(2, attempt=2)])
+    loaded.record.settle(9.0)
+    save(store, loaded.record)
+    assert not mark(1)
+    assert shown(store, "a").state is B.FAILED
+    assert mark(2)
+    assert store.ask(store.queries.batch, "a") is None
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_results_break_off_if_they_are_those_of_another_run(store: Store, is_purged: bool) -> None:
+    """An end that looks like one would hide the gaps."""
+    record = insert(store, new("a", 2_500))
+    record.append([outcome(index, Ending.RAISED) for index in range(2_500)])
+    record.settle(5.0)
+    save(store, record)
+    serial = record.given.serial
+
+    async def read() -> int:
+        lines = result_lines(store, record.shown)
+        size = len((await anext(lines)).splitlines())
+        if is_purged:
+            await store.write(partial(mark_to_purge, serial=serial))
+        else:
+            resumption = Resumption(store.queries, store.rows, record.shown, {T.FAILED}, None, 9.0)
+            await store.write(resumption.write)
+        with pytest.raises(BatchNotFound if is_purged else BatchActive):
+            await anext(lines)
+        return size
+
+    assert wait_for(read) == TASKS_PER_TURN
 
 
 def test_a_batch_that_has_not_ended_cannot_be_resumed(store: Store) -> None:

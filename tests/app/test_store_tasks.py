@@ -121,7 +121,7 @@ def test_the_receipt_names_the_tasks_that_ran_when_the_stop_came(store: Store) -
 def test_notes_of_a_task_are_read_as_they_were_written(store: Store) -> None:
     """Attempts, error, progress, savepoint, stop and stack."""
     record = insert(store, new("a"))
-    record.save(1, 2, b'{"page":7}')
+    record.save(1, 2, b'{"page":7}', 3.0)
     record.retry(outcome(1, Ending.RAISED, attempt=2), 2)
     record.progress(1, b'{"done":1}')
     record.request_task_stop(1, 5.0, "this", 3.0)

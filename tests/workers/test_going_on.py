@@ -107,7 +107,7 @@ def test_what_is_kept_of_an_earlier_run_goes_with_its_task(workers: Driver, fifo
     eventually(lambda: len(batch.outcomes) == 2)
     job = workers.pool._engine.jobs[batch.id]
 
-    assert (job._savepoints, job._failed, job._free_attempts) == ({}, {}, {})
+    assert (job._savepoints, job._last, job._free_attempts) == ({}, {}, {})
     fifo.write_text("go on")
     batch.wait()
 
@@ -125,7 +125,7 @@ def test_a_batch_that_comes_too_late_still_tells_what_had_failed() -> None:
     """The pool closes between `submit` and its thread; an outcome from before is not lost."""
     with running_pool(modules=MODULES) as driver:
         driver.pool._loop.call(driver.pool._engine.wind_up, 0.0)
-        begun = {0: Begun(1, 0), 1: Begun(2, 2, failed=FAILED)}
+        begun = {0: Begun(1, 0), 1: Begun(2, 2, ended=FAILED)}
         batch = driver.submit("double", [{"number": 1}] * 3, begun=begun).wait()
 
         assert batch.outcomes == {1: FAILED}

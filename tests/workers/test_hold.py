@@ -87,7 +87,7 @@ def test_a_stop_of_a_batch_that_waits_settles_at_once(pool: Driver) -> None:
     hold(pool, WHY)
     error = b'{"type": "E", "message": "then"}'
     failed = Outcome(1, 2, Ending.RAISED, error, 1.0, 2.0, 0.0, 1, Remarks.NONE)
-    begun = {0: Begun(1, 0), 1: Begun(2, 1, failed=failed)}
+    begun = {0: Begun(1, 0), 1: Begun(2, 1, ended=failed)}
     waiting = pool.submit("double", [{"number": 1}] * 4, begun=begun)
     pool.stop_task(waiting, 0)
     pool.stop_task(waiting, 3)
