@@ -31,9 +31,12 @@ from app.storage.queries import Queries
 from app.storage.table_rows import TableRows
 from app.storage.tables import batches, history, notes, outcomes
 
+#: Tasks that stay skipped, of which one transaction takes note: whatever comes next does not wait long.
+SKIPPED_AT_A_TIME = 20_000
+
 
 class Resumption:
-    """One resume of one batch, as the client saw it. What it writes, it writes whole or not at all."""
+    """One resume of one batch, as the client saw it: `prepare` until it is done, then `write`."""
 
     def __init__(
         self,
@@ -49,24 +52,30 @@ class Resumption:
         self._seen, self._serial = seen, seen.given.serial
         self._states = sorted(set(states) & RESUMABLE)
         self._receipt, self._now = receipt, now
+        self._prepared = 0  # tasks
         names = [state.value for state in self._states]
         self._chosen = and_(outcomes.c.batch == self._serial, outcomes.c.state.in_(names))
 
+    def prepare(self, connection: Connection) -> bool:
+        """Write down some of the tasks that never started and are not to; whether that was all.
+
+        Such a row says what is so without it, as long as the batch is not resumed. Raises as `write`.
+        """
+        row = self._found(connection)
+        if TaskState.SKIPPED in self._states or not row.counts[TaskState.SKIPPED]:
+            return True
+        end = min(self._prepared + SKIPPED_AT_A_TIME, row.given.total)
+        if end > self._prepared:
+            self._write_skipped(connection, row, self._prepared, end)
+            self._prepared = end
+        return end == row.given.total
+
     def write(self, connection: Connection) -> Loaded:
-        """Do it; the batch as it goes on.
+        """Do it, whole or not at all; the batch as it goes on.
 
         raises  BatchNotFound, BatchActive (also if somebody else was quicker), NothingToResume
         """
-        row = self._queries.batch(connection, self._seen.given.id)
-        if row is None:
-            raise BatchNotFound(self._seen.given.id)
-        if not row.is_final or row.run != self._seen.run:
-            raise BatchActive(row.given.id)
-        again = sum(row.counts[state] for state in self._states)
-        if not again or row.state is BatchState.SUCCEEDED:
-            raise NothingToResume(row.given.id, self._states)
-        if TaskState.SKIPPED not in self._states:
-            self._write_skipped(connection, row)
+        row = self._found(connection)
         freed = connection.scalar(
             select(func.sum(func.length(outcomes.c.payload))).where(self._chosen)
         )
@@ -84,12 +93,22 @@ class Resumption:
             return None
         return load(connection, self._queries, row)
 
-    def _write_skipped(self, connection: Connection, row: BatchRow) -> None:
-        """Tasks that never started, and are not to: from now on only a row says so."""
-        every = select(literal(0).label("index")).cte("every", recursive=True)
-        every = every.union_all(
-            select(every.c.index + 1).where(every.c.index + 1 < row.given.total)
-        )
+    def _found(self, connection: Connection) -> BatchRow:
+        """The batch, if it is what the client saw, and there is something to resume of it."""
+        row = self._queries.batch(connection, self._seen.given.id)
+        if row is None:
+            raise BatchNotFound(self._seen.given.id)
+        if not row.is_final or row.run != self._seen.run:
+            raise BatchActive(row.given.id)
+        again = sum(row.counts[state] for state in self._states)
+        if not again or row.state is BatchState.SUCCEEDED:
+            raise NothingToResume(row.given.id, self._states)
+        return row
+
+    def _write_skipped(self, connection: Connection, row: BatchRow, first: int, end: int) -> None:
+        """Tasks from `first` up to `end` that never started: once others run, only a row says so."""
+        every = select(literal(first).label("index")).cte("every", recursive=True)
+        every = every.union_all(select(every.c.index + 1).where(every.c.index + 1 < end))
         has_row = exists().where(
             outcomes.c.batch == self._serial, outcomes.c.index == every.c.index
         )

@@ -79,6 +79,29 @@ def test_tasks_that_were_skipped_and_are_not_chosen_stay_so(store: Store) -> Non
     assert sum(shown(store, "a").counts.values()) == 5_000
 
 
+def test_what_stays_skipped_is_written_down_in_turns(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million of them would hold up everybody else; and a turn alone changes nothing."""
+    monkeypatch.setattr("app.resumption.SKIPPED_AT_A_TIME", 100)
+    record = insert(store, new("a", 250))
+    record.append([outcome(17, Ending.RAISED), skipped(120)])
+    record.request_stop(2.0, ASKED, None)
+    record.settle(3.0)
+    save(store, record)
+    before = shown(store, "a")
+    resumption = Resumption(store.queries, store.rows, before, {T.FAILED}, None, 4.0)
+    turns = [wait_for(lambda: store.write(resumption.prepare)) for _ in range(3)]
+
+    assert turns == [False, False, True]
+    assert shown(store, "a") == before
+    rows = store.ask(store.queries.all_rows, record.given.serial)
+    assert [row.index for row in rows] == [*range(250)]
+    resume(store, "a", {T.SKIPPED})
+    row = shown(store, "a")
+    assert (row.counts[T.PENDING], row.counts[T.FAILED], row.counts[T.SKIPPED]) == (249, 1, 0)
+
+
 def test_skipped_tasks_run_again(store: Store) -> None:
     """With or without a row."""
     record = insert(store, new("a", 4))
