@@ -95,6 +95,11 @@ class Record:
         return self._stop
 
     @property
+    def is_complete(self) -> bool:
+        """Whether every task has an outcome that was taken."""
+        return self._outcomes.is_complete
+
+    @property
     def has_settled(self) -> bool:
         """Whether nothing of it runs any more, whether or not the store knows."""
         return self._settled is not None

@@ -150,10 +150,17 @@ class Stopping:
                 settling = self.task_stops.stop(record, index, stop)
                 await self._wait([settling], lambda: settling.has_settled, wait_s)
             await self._store.saved(record)
+        self._end_if_it_rests(record, ask)
         found = await self._looks.glance_at_task_of(glance_at(record, self._backend), index)
         if stop is None and not found.is_final:
             raise self._why_not_live()  # its batch was interrupted a moment before
         return found
+
+    def _end_if_it_rests(self, record: Record, ask: StopAsk) -> None:
+        """The pool does not have it, so nobody else sees that the last of its tasks was stopped."""
+        entry = self._registry.get(record.given.id)
+        if entry is not None and entry.on_stop is not None and record.is_complete:
+            self._request_stop(record, ask)
 
     def end_polls(self) -> None:
         """Let every waiting GET answer with what is."""

@@ -233,6 +233,21 @@ def test_a_batch_whose_task_is_gone_rests_until_it_is_back(tmp_path: Path) -> No
         http.stop(kept)
 
 
+def test_a_batch_that_rests_has_ended_when_each_of_its_tasks_was_stopped(tmp_path: Path) -> None:
+    """There is nothing left to wait for until the task is back."""
+    with serving(tmp_path, **QUICK) as (_, http):
+        batch = http.submit("wait_for_stop", [{}, {}])
+        http.running(batch, 2)
+    with serving(tmp_path, **QUICK, QUIESCE_TASKS="workers.examples") as (_, http):
+        link = batch["links"]["tasks"]
+        assert http.delete(f"{link}/1").status_code == 200
+        assert http.look(batch)["state"] == "interrupted"
+        assert http.delete(f"{link}/0").status_code == 200
+        ended = http.look(batch, wait=30)
+
+    assert (ended["state"], ended["counts"]["pending"]) == ("stopped", 0)
+
+
 def test_no_task_runs_while_those_of_the_service_before_still_do(tmp_path: Path) -> None:
     """One generation at a time: two of them would write the same files."""
     grace = {"QUIESCE_SHUTDOWN_GRACE": "8"}
