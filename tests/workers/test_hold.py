@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tests.workers.driver import MODULES, Driver, eventually
@@ -61,14 +62,16 @@ def test_a_pool_is_held_until_its_last_reason_has_gone(pool: Driver) -> None:
     assert batch.wait().value() == 2
 
 
-def test_what_runs_goes_on_while_the_pool_is_held(pool: Driver, fifo: Path) -> None:
+def test_what_runs_goes_on_while_the_pool_is_held(pool: Driver, fifo: Path, tmp_path: Path) -> None:
     """To its end, and its batch with it; what waits behind it does not begin."""
+    os.mkfifo(other := tmp_path / "other")  # a reader who comes late to a FIFO waits for ever
     batch = pool.submit("wait_if_path", [{"path": str(fifo)}])
-    behind = pool.submit("wait_if_path", [{"path": str(fifo)}, {"path": ""}], max_parallel=1)
+    behind = pool.submit("wait_if_path", [{"path": str(other)}, {"path": ""}], max_parallel=1)
     pool.running(batch)
     pool.running(behind)
     hold(pool, WHY)
-    fifo.write_text("go on")
+    for path in (fifo, other):
+        path.write_text("go on")
     batch.wait()
     eventually(lambda: len(behind.outcomes) == 1)
     pool.pids()
