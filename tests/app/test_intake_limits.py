@@ -1,14 +1,17 @@
 """The limits of POST /batches: lengths, counts, nesting, headers, and the time of everybody else."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from app.body_stream import SWITCH_S, Turns
 from app.draft import SLICE_S, IntakeLimits
 from app.errors import (
     BodyEncoded,
@@ -278,3 +281,15 @@ def test_many_large_bodies_at_once_share_the_time_of_one(announced: dict[str, st
 
     ten_slices_s = 10 * SLICE_S
     assert longest_turn_s(work) < 0.7 * ten_slices_s
+
+
+def test_other_threads_get_the_interpreter_sooner_while_large_bodies_are_read() -> None:
+    """A small transaction beside one would take many times as long."""
+    before, turns = sys.getswitchinterval(), Turns(0.005)
+    assert before > SWITCH_S
+    with turns.one_more():
+        with suppress(ZeroDivisionError), turns.one_more():
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+            raise ZeroDivisionError
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+    assert sys.getswitchinterval() == before
