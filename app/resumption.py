@@ -36,7 +36,7 @@ SKIPPED_AT_A_TIME = 20_000
 
 
 class Resumption:
-    """One resume of one batch, as the client saw it: `prepare` until it is done, then `write`."""
+    """One resume of one batch, as the client saw it: `prepare` until it is prepared, then `write`."""
 
     def __init__(
         self,
@@ -56,19 +56,21 @@ class Resumption:
         names = [state.value for state in self._states]
         self._chosen = and_(outcomes.c.batch == self._serial, outcomes.c.state.in_(names))
 
-    def prepare(self, connection: Connection) -> bool:
-        """Write down some of the tasks that never started and are not to; whether that was all.
+    @property
+    def is_prepared(self) -> bool:
+        """Whether each task that stays skipped has been written down."""
+        stay = TaskState.SKIPPED not in self._states and self._seen.counts[TaskState.SKIPPED]
+        return not stay or self._prepared == self._seen.given.total
+
+    def prepare(self, connection: Connection) -> None:
+        """Write down some of the tasks that never started and are not to.
 
         Such a row says what is so without it, as long as the batch is not resumed. Raises as `write`.
         """
         row = self._found(connection)
-        if TaskState.SKIPPED in self._states or not row.counts[TaskState.SKIPPED]:
-            return True
         end = min(self._prepared + SKIPPED_AT_A_TIME, row.given.total)
-        if end > self._prepared:
-            self._write_skipped(connection, row, self._prepared, end)
-            self._prepared = end
-        return end == row.given.total
+        self._write_skipped(connection, row, self._prepared, end)
+        self._prepared = end
 
     def write(self, connection: Connection) -> Loaded:
         """Do it, whole or not at all; the batch as it goes on.

@@ -146,8 +146,8 @@ class Service:
         resumption = Resumption(
             self.store.queries, self.store.rows, glance.row, states, receipt, monotonic()
         )
-        while not await self.store.write(resumption.prepare):
-            pass
+        while not resumption.is_prepared:
+            await self.store.write(resumption.prepare)
         resumed = await self.store.write(resumption.write, self._go_on, resumption.confirm)
         return glance_at(resumed.record, self.backend)
 

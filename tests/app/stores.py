@@ -85,8 +85,8 @@ def resume(
     """Have the store resume a batch."""
     seen = shown(store, batch_id)
     resumption = Resumption(store.queries, store.rows, seen, states, receipt, monotonic())
-    while not wait_for(lambda: store.write(resumption.prepare)):
-        pass
+    while not resumption.is_prepared:
+        wait_for(lambda: store.write(resumption.prepare))
     wait_for(lambda: store.write(resumption.write))
 
 
