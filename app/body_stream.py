@@ -17,7 +17,7 @@ from app.errors import BodyNotJson, BodyTooLarge
 #: However many bodies are read at once, each gets this far in one go.
 LEAST_SLICE_S = 0.0005
 #: How long other threads wait for the interpreter meanwhile. Each call into the database lets go of it,
-#: and with Python's own 5 ms the least transaction took a tenth of a second beside a large body.
+#: and with Python's own 5 ms the least transaction took up to 0.1 s beside a large body.
 SWITCH_S = 0.0005
 
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")

@@ -193,11 +193,11 @@ class Job:
             self._free_attempts[index] = begun.attempt - begun.used
 
     def _unstarted(self, index: int) -> Outcome:
-        """A task stopped before it began: its last failure, or no attempt at all."""
-        failed = self._last.get(index)
+        """A task stopped before it began: how its last attempt ended, or no attempt at all."""
+        last = self._last.get(index)
         self.ended(index)
-        if failed is not None:
-            return failed
+        if last is not None:
+            return last
         now = monotonic()
         return Outcome(index, 0, Ending.SKIPPED, b"", now, now, 0.0, 0, Remarks.NONE)
 

@@ -52,7 +52,7 @@ def test_an_ordinary_task_has_used_every_attempt() -> None:
 
 
 def test_a_stop_gives_up_what_had_failed_in_an_earlier_run() -> None:
-    """It waits for its retry as before; one that was only cut off has no outcome to give."""
+    """It waits for its retry as before; one of which nobody knows how it ended has none."""
     last = outcome(1, attempt=2)
     job = job_of(4, begun={0: Begun(1, 0), 1: Begun(2, 2, ended=last)})
 
