@@ -12,14 +12,14 @@ from pydantic_core import to_json
 
 from app.clock import Clock
 from app.record import Record
-from app.rows import DEFAULT_OPTIONS, NewBatchRow
+from app.rows import NewBatchRow
+from app.schemas import DEFAULT_OPTIONS
 from app.views import Views
 
 #: What stands for the parts that differ: no two of them, and no word of a view, are alike.
 _SAMPLE = NewBatchRow("@id", "@task", 9_876_543_210, 0.0, "@name", {"@label": ""})
 
 _write_time = TypeAdapter(datetime).serializer.to_json
-_write_options = type(DEFAULT_OPTIONS).__pydantic_serializer__.to_json
 
 
 class Accepted(NamedTuple):
@@ -39,7 +39,7 @@ class AcceptedText:
         created = json.loads(text)["created_at"].encode()
         for part, name in (
             (b'"%b"' % created, b"created"),
-            (_write_options(DEFAULT_OPTIONS), b"options"),
+            (DEFAULT_OPTIONS.to_json(), b"options"),
             (b'{"@label":""}', b"labels"),
             (b'"@name"', b"name"),
             (b"@task", b"task"),
@@ -61,7 +61,7 @@ class AcceptedText:
                 b"name": b"null" if given.name is None else to_json(given.name),
                 b"labels": to_json(given.labels) if given.labels else b"{}",
                 b"total": b"%d" % given.total,
-                b"options": _write_options(given.options),
+                b"options": given.options.to_json(),
                 b"created": _write_time(self._clock.at(given.created)),
             }
         )

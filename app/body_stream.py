@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from app.errors import BodyNotJson, BodyTooLarge
 
@@ -57,12 +57,19 @@ class BodyStream:
     turns         how long it may work before the event loop goes round
     limit_bytes   the whole body
     window_bytes  what is taken in at a time, at least: small chunks then cost no more than large
+    first         a message that was received before
     """
 
     def __init__(
-        self, receive: Receive, turns: Turns, *, limit_bytes: int, window_bytes: int
+        self,
+        receive: Receive,
+        turns: Turns,
+        *,
+        limit_bytes: int,
+        window_bytes: int,
+        first: Message | None = None,
     ) -> None:
-        self._receive = receive
+        self._receive, self._first = receive, first
         self._turns = turns
         self._turn_ends = 0.0  # a body that needs more than one slice begins with a pause
         self._limit_bytes = limit_bytes
@@ -103,7 +110,7 @@ class BodyStream:
         """What comes next: a message of the server's, or a window's worth of a longer one."""
         chunk, begin = self._message, self._message_at
         if begin == len(chunk):
-            message = await self._receive()
+            message, self._first = self._first or await self._receive(), None
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             self._message, begin = message.get("body", b""), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.body_stream import Turns
 from app.schemas import BatchFields, BatchOptions
@@ -23,8 +24,7 @@ class IntakeLimits:
     turns: Turns = field(default_factory=lambda: Turns(SLICE_S))
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A new batch whose every item fits its task."""
 
     task: TaskSpec

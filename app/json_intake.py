@@ -15,6 +15,7 @@ from app.item_intake import STEP_ITEMS, ItemIntake, in_steps, mistakes_in
 from app.json_pointer import pointer
 from app.json_stream import JsonStream
 from app.schemas import BatchFields, NewBatch
+from app.small_body import read_small
 from workers.catalog import Catalog
 from workers.tasks import TaskSpec
 
@@ -24,8 +25,6 @@ MAX_BAD_MEMBERS = 20
 MAX_SHOWN_CHARS = 100
 #: Everything but the items: the longest labels, fully escaped, fit.
 FIELD_BYTES = 1 << 17
-#: A body of at most so many bytes is read in one go: that takes less than a slice.
-SMALL_BYTES = 1 << 12
 
 _MEMBERS = tuple(NewBatch.model_fields)
 
@@ -38,72 +37,19 @@ async def read_json(request: Request, catalog: Catalog, limits: IntakeLimits) ->
     """
     if request.scope.get("query_string"):
         refuse_query(request.scope["query_string"])
+    first = await request.receive()
+    draft = read_small(first, catalog, limits)
+    if draft is not None:
+        return draft
     stream = JsonStream(
         request.receive,
         limits.turns,
         limit_bytes=limits.body_bytes,
         window_bytes=limits.window_bytes,
+        first=first,
     )
-    if await stream.arrives_whole(SMALL_BYTES):
-        draft = _read_at_once(stream, catalog, limits)
-        if draft is not None:
-            return draft
-        stream.start_over()
     with limits.turns.one_more():
         return await _Reader(stream, catalog, limits).read()
-
-
-def _read_at_once(stream: JsonStream, catalog: Catalog, limits: IntakeLimits) -> Draft | None:
-    """The draft in a small body that is here whole; None if it needs a closer look.
-
-    For the many small batches: `_Reader` takes twice as long, and knows what to say.
-    """
-    items = ItemIntake(limits.item_bytes)
-    try:
-        members, texts = _split(stream)
-        fields = BatchFields.model_validate_json(_object(members))
-        if not texts or fields.task not in catalog:
-            return None
-        task = catalog[fields.task]
-        items.know(task)
-        items.add(texts)
-    except (BodyNotJson, RequestInvalid, ValidationError):
-        return None
-    if items.mistakes:
-        return None
-    return draft_of(fields, task, items.finish())
-
-
-def _split(stream: JsonStream) -> tuple[dict[str, bytes], list[bytes]]:
-    """The members but for the items, and the items: none if anything is out of the ordinary.
-
-    raises  BodyNotJson, RequestInvalid
-    """
-    members: dict[str, bytes] = {}
-    texts: list[bytes] = []
-    stream.take("{")
-    mark = ","
-    while mark == ",":
-        name = stream.key()
-        if name not in _MEMBERS or name in members or (name == "items" and texts):
-            return members, []
-        if name == "items":
-            stream.take("[")
-            texts, is_last = stream.elements(SMALL_BYTES)
-            if not is_last:
-                return members, []
-        else:
-            members[name] = stream.value(name, FIELD_BYTES)
-        mark = stream.take(",}")
-    stream.end()
-    return members, texts
-
-
-def _object(members: dict[str, bytes]) -> bytes:
-    """One JSON object of members as they were sent."""
-    return b"{%b}" % b",".join(
-        [b'"%b":%b' % (name.encode(), text) for name, text in members.items()]
-    )
 
 
 class _Reader:
@@ -205,7 +151,8 @@ class _Reader:
         mistakes = self._mistakes + self._items.mistakes
         if "items" not in self._seen:
             mistakes.append(FieldError("/items", "Field required"))
-        text = _object(self._fields)
+        members = [b'"%b":%b' % (name.encode(), text) for name, text in self._fields.items()]
+        text = b"{%b}" % b",".join(members)
         try:
             fields = BatchFields.model_validate_json(text)
         except ValidationError as error:

@@ -43,7 +43,9 @@ def _refuse_constant(name: str) -> Any:
     raise _NotANumber(f"{name} is not a JSON number")
 
 
-_scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
+#: The value at a position of a text, and where it ends.
+#: Raises StopIteration, ValueError, RecursionError.
+scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
 
 
 class JsonStream(BodyStream):
@@ -54,15 +56,6 @@ class JsonStream(BodyStream):
     """
 
     _text = ""
-
-    async def arrives_whole(self, most_bytes: int) -> bool:
-        """Take in the first window; whether that is all, and small: then nothing is Incomplete."""
-        await self._take_in()
-        return self._is_whole and len(self._raw) <= most_bytes
-
-    def start_over(self) -> None:
-        """Read a body that has arrived whole once more."""
-        self._at = 0
 
     async def read(self, one: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What `one` (a method below) reads, once enough has arrived."""
@@ -127,7 +120,7 @@ class JsonStream(BodyStream):
         with suppress(StopIteration, ValueError, RecursionError):
             while mark == "," and at < until and len(found) < count:
                 start = _skip_space(text, at).end()
-                _, end = _scan(text, start)
+                _, end = scan(text, start)
                 behind = _skip_space(text, end).end()
                 mark = text[behind : behind + 1]
                 if mark in _AFTER_ELEMENT:
@@ -141,7 +134,7 @@ class JsonStream(BodyStream):
         self.peek()
         start, text = self._at, self._text
         try:
-            _, end = _scan(text, start)
+            _, end = scan(text, start)
         except StopIteration as stop:
             raise self._failure(pointer, "a value was expected", stop.value, limit_bytes) from None
         except JSONDecodeError as error:

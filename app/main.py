@@ -29,7 +29,7 @@ from app.retention import Retention
 from app.routes import batch_tasks, batches, operations, tasks
 from app.service import Service
 from app.settings import Settings, load_settings
-from app.shortcut import Shortcut
+from app.shortcut import ShortcutApp
 from app.signals import drain_on_signals
 from app.stopper import Stopper
 from app.storage.database import Database
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or load_settings()
     catalog = Catalog.load(settings.tasks)
-    app = FastAPI(
+    app = ShortcutApp(
         title="Quiesce",
         version=__version__,
         lifespan=_lifespan,
@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         body_bytes=settings.max_body_bytes, item_bytes=settings.max_item_bytes
     )
     install_problems(app)
-    app.add_middleware(Shortcut, method="POST", path="/batches", endpoint=batches.create_batch)
+    app.add_shortcut("POST", "/batches", batches.create_batch)
     install_openapi(app, catalog)
     return app
 

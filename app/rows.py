@@ -13,10 +13,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from app.lifecycle import FINAL, Actor, BatchState, TaskState
-from app.schemas import BatchOptions
+from app.schemas import DEFAULT_OPTIONS, BatchOptions
 from workers.backend import Remarks, RunningTask
 
-DEFAULT_OPTIONS = BatchOptions()
 _NO_COUNTS = dict.fromkeys(TaskState, 0)
 
 
@@ -120,6 +119,16 @@ class BatchRow(NamedTuple):
     @property
     def is_final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was accepted, and nothing else has happened."""
+        return self.state is BatchState.QUEUED and self.started is None and self.is_plain
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is neither stopped nor purged: nothing of that needs to be written."""
+        return self.stop is None and not self.failed_fast and not self.is_to_purge
 
     def with_running(self, running: int) -> BatchRow:
         """The same with so many of its pending tasks running."""

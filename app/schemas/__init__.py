@@ -12,7 +12,13 @@ from app.schemas.batches import (
     StopView,
 )
 from app.schemas.previews import PreviewedTask, StopPreview
-from app.schemas.requests import BatchFields, BatchOptions, NewBatch, RetryOptions
+from app.schemas.requests import (
+    DEFAULT_OPTIONS,
+    BatchFields,
+    BatchOptions,
+    NewBatch,
+    RetryOptions,
+)
 from app.schemas.service import (
     CatalogEntry,
     CatalogView,
@@ -33,6 +39,7 @@ from app.schemas.tasks import (
 from app.schemas.view import RawJson, Spliced, View
 
 __all__ = [
+    "DEFAULT_OPTIONS",
     "BatchFields",
     "BatchLinks",
     "BatchList",

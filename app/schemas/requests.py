@@ -110,6 +110,17 @@ class BatchOptions(RequestPart):
             return self
         return self.model_copy(update={"grace": grace_s})
 
+    def to_json(self) -> bytes:
+        """As they are sent and kept."""
+        return _DEFAULT_TEXT if self is DEFAULT_OPTIONS else _write(self)
+
+
+_write = BatchOptions.__pydantic_serializer__.to_json
+
+#: Those of most batches.
+DEFAULT_OPTIONS = BatchOptions()
+_DEFAULT_TEXT = _write(DEFAULT_OPTIONS)
+
 
 class BatchFields(RequestPart):
     """A new batch without its items."""
@@ -123,7 +134,7 @@ class BatchFields(RequestPart):
     """A name for people; need not be unique."""
     labels: Annotated[Labels, Field(default_factory=dict, examples=[{"team": "media"}])]
     """Names and values to find batches by."""
-    options: BatchOptions = BatchOptions()
+    options: BatchOptions = DEFAULT_OPTIONS
     """How the batch is run."""
 
 

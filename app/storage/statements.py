@@ -60,10 +60,12 @@ class _Many(ABC):
 
 
 class ManyInserts(_Many):
-    """One INSERT for many rows, which says what to do ON CONFLICT; each row has every column."""
+    """One INSERT for many rows, which says what to do ON CONFLICT."""
 
-    def __init__(self, statement: Insert) -> None:
-        super().__init__([column.name for column in statement.table.columns])
+    def __init__(self, statement: Insert, names: Sequence[str] = ()) -> None:
+        """names: of the columns that each row gives; by default all of them."""
+        columns = [column.name for column in statement.table.columns]
+        super().__init__([name for name in columns if not names or name in names])
         self._statement = statement
 
     def _compile(self, dialect: Dialect, rows: str) -> str:
@@ -82,14 +84,23 @@ class ManyUpdates(_Many):
         self._where = f"old.{key} = new.{key} AND {expected}"
 
     def _compile(self, dialect: Dialect, rows: str) -> str:
-        # These names are those of our own tables. A driver does not say of which type a NULL is;
-        # where it is used there is no doubt.
-        kinds = {name: self._table.c[name].type.compile(dialect) for name in self._names}
-        new = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in kinds.items())
+        # These names are those of our own tables.
         changes = ", ".join(f"{name} = new.{name}" for name in self._changing)
         return (
-            f"WITH given ({', '.join(kinds)}) AS (VALUES {rows}), new AS (SELECT {new} FROM given) "  # noqa: S608
+            f"WITH {self._new(dialect, rows)} "  # noqa: S608
             f"UPDATE {self._table.name} AS old SET {changes} FROM new WHERE {self._where}"
+        )
+
+    def _new(self, dialect: Dialect, rows: str) -> str:
+        names = ", ".join(self._names)
+        if dialect.name == "sqlite":  # a column makes of a value what it wants
+            return f"new ({names}) AS (VALUES {rows})"
+        # A driver does not say of which type a NULL is; where it is used there is no doubt.
+        columns = self._table.c
+        kinds = [f"CAST({n} AS {columns[n].type.compile(dialect)}) AS {n}" for n in self._names]
+        return (
+            f"given ({names}) AS (VALUES {rows}), "  # noqa: S608
+            f"new AS (SELECT {', '.join(kinds)} FROM given)"
         )
 
 

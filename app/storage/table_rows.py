@@ -8,6 +8,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from operator import itemgetter
 
 from sqlalchemy import RowMapping
 
@@ -44,14 +45,20 @@ ENDED_STATES = (
     TaskState.SKIPPED,
     TaskState.KILLED,
 )
-#: What never changes of a batch, and what may.
+_ended_of = itemgetter(*ENDED_STATES)
+#: What never changes of a batch.
 GIVEN = ("serial", "id", "task", "name", "labels", "options", "total", "created")
+#: What there is to say of one that is fresh; the rest is as the table has it by default.
+FRESH = (*GIVEN, "state", "run", "version")
+#: What changes of one that is plain.
+PLAIN = (
+    "state", "run", "version", "started", "finished", *ENDED_STATES, "outcomes", "payload_bytes",
+)  # fmt: skip
 
 #: Plain texts: a driver takes its time with those of an enum.
 _TEXTS: Mapping[StrEnum, str] = {
     member: str(member.value) for kind in (TaskState, BatchState, Actor) for member in kind
 }
-_write_options = BatchOptions.__pydantic_serializer__.to_json
 _read_options = BatchOptions.__pydantic_validator__.validate_json
 
 
@@ -71,18 +78,21 @@ class TableRows:
             "task": given.task,
             "name": storable(given.name),
             "labels": json.dumps(dict(given.labels)) if given.labels else "{}",
-            "options": _write_options(given.options).decode(),
+            "options": given.options.to_json().decode(),
             "total": given.total,
             "created": self.clock.wall(given.created),
         }
 
-    def of_batch(self, row: BatchRow) -> Values:
-        """What may change of it."""
-        stop, wall = row.stop, self.clock.wall_or_none
-        counts = row.counts
-        explicit = counts[TaskState.SKIPPED]
-        if row.state in FINAL:  # those that never started have no row
-            explicit = 0
+    def of_fresh(self, row: BatchRow) -> Values:
+        """A batch of which no more than that has happened: it was accepted."""
+        values = self.of_given(row.given)
+        values["state"], values["run"], values["version"] = _TEXTS[row.state], row.run, row.version
+        return values
+
+    def of_plain(self, row: BatchRow) -> Values:
+        """What changes of a plain one."""
+        wall = self.clock.wall_or_none
+        succeeded, failed, stopped, skipped, killed = _ended_of(row.counts)
         return {
             "serial": row.given.serial,
             "state": _TEXTS[row.state],
@@ -90,6 +100,19 @@ class TableRows:
             "version": row.version,
             "started": wall(row.started),
             "finished": wall(row.finished),
+            "succeeded": succeeded,
+            "failed": failed,
+            "stopped": stopped,
+            "skipped": 0 if row.state in FINAL else skipped,  # those that never started have no row
+            "killed": killed,
+            "outcomes": row.ended_tasks,
+            "payload_bytes": row.payload_bytes,
+        }
+
+    def of_batch(self, row: BatchRow) -> Values:
+        """All that may change of any batch."""
+        stop, wall = row.stop, self.clock.wall_or_none
+        return self.of_plain(row) | {
             "failed_fast": row.failed_fast,
             "purge": row.is_to_purge,
             "stop_requested": None if stop is None else wall(stop.requested),
@@ -97,13 +120,6 @@ class TableRows:
             "stop_grace": None if stop is None else stop.grace_s,
             "stop_settled": None if stop is None else wall(stop.settled),
             "stop_tasks": row.stopped_tasks,
-            "succeeded": counts[TaskState.SUCCEEDED],
-            "failed": counts[TaskState.FAILED],
-            "stopped": counts[TaskState.STOPPED],
-            "skipped": explicit,
-            "killed": counts[TaskState.KILLED],
-            "outcomes": row.ended_tasks,
-            "payload_bytes": row.payload_bytes,
         }
 
     def batch(self, values: RowMapping) -> BatchRow:

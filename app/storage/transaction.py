@@ -11,7 +11,7 @@ from app.rows import NewBatchRow
 from app.storage import tables
 from app.storage.database import Database
 from app.storage.statements import ManyInserts, ManyTimes, ManyUpdates, Values
-from app.storage.table_rows import GIVEN, TableRows, of_labels
+from app.storage.table_rows import FRESH, GIVEN, PLAIN, TableRows, of_labels
 from app.taken import Taken
 
 
@@ -45,6 +45,7 @@ class Transactions:
                 tables.batches, tables.labels, tables.segments, tables.outcomes, tables.history,
             )
         }  # fmt: skip
+        self._insert_fresh = ManyInserts(database.insert_new(tables.batches), FRESH)
         # The key of a batch that was purged may be used again before its row is gone.
         self._insert[tables.keys] = ManyInserts(database.upsert(tables.keys))
         self._upsert_note = ManyInserts(database.upsert(tables.notes))
@@ -52,14 +53,18 @@ class Transactions:
         expected = "old.run = new.run AND old.version <= new.version"
         changing = [c.name for c in tables.batches.columns if c.name not in GIVEN]
         self._update_batch = ManyUpdates(tables.batches, changing, "serial", expected)
+        self._update_plain = ManyUpdates(tables.batches, PLAIN, "serial", expected)
         self._drop_note = ManyTimes(_of_task(delete(tables.notes)))
         self._unstack = ManyTimes(_of_task(update(tables.notes).values(stack=null())))
 
     def insert(self, connection: Connection, insertions: Sequence[Insertion]) -> None:
         """Write new batches."""
-        of_given, of_batch = self._rows.of_given, self._rows.of_batch
+        rows, new = self._rows, [each.taken.row for each in insertions]
+        self._insert_fresh.execute(connection, [rows.of_fresh(row) for row in new if row.is_fresh])
         for table, values in (
-            (tables.batches, [of_given(i.given) | of_batch(i.taken.row) for i in insertions]),
+            (tables.batches, [
+                rows.of_given(row.given) | rows.of_batch(row) for row in new if not row.is_fresh
+            ]),
             (tables.segments, [row for i in insertions for row in i.items]),
             (tables.history, [*self._history([i.taken for i in insertions])]),
             (tables.labels, [
@@ -88,8 +93,11 @@ class Transactions:
                 self._unstack.execute(connection, _keys(serial, unstacked))
         self._insert[tables.history].execute(connection, [*self._history(taken)])
         last = {each.row.given.serial: each.row for each in taken if each.has_changed}
-        values = [self._rows.of_batch(row) for row in last.values()]
-        self._update_batch.execute(connection, values)
+        rows = last.values()
+        plain = [self._rows.of_plain(row) for row in rows if row.is_plain]
+        self._update_plain.execute(connection, plain)
+        others = [self._rows.of_batch(row) for row in rows if not row.is_plain]
+        self._update_batch.execute(connection, others)
 
     def _history(self, taken: Sequence[Taken]) -> Iterator[Values]:
         for each in taken:

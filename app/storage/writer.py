@@ -154,9 +154,10 @@ class Writer:
         try:
             work = self._queue.get(timeout=0.0 if lot else self._patience_s())
             if isinstance(work, Record) and not self._is_ending:
-                self._rest.wait(MOMENT_S)
                 if self._had_many_inserts:
                     self._hurry.wait(COMPANY_S)
+                else:
+                    self._rest.wait(MOMENT_S)
             self._hurry.clear()
             self._add(lot, work)
             while not lot.is_full:

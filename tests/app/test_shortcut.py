@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.requests import ClientDisconnect
 
 from app import errors, problems
-from app.shortcut import Shortcut
+from app.shortcut import ShortcutApp
 from tests.app.in_process import Client
 
 PATH = "/things"
@@ -32,11 +32,11 @@ async def make_thing(request: Request) -> Response:
 
 def application(*, is_short: bool) -> FastAPI:
     """One route, with or without the shortcut to it."""
-    app = FastAPI()
+    app = ShortcutApp()
     app.add_api_route(PATH, make_thing, methods=["POST"])
     problems.install(app)
     if is_short:
-        app.add_middleware(Shortcut, method="POST", path=PATH, endpoint=make_thing)
+        app.add_shortcut("POST", PATH, make_thing)
     return app
 
 
