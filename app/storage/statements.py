@@ -38,8 +38,11 @@ class _Many(ABC):
 
     def execute(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Run it for these."""
+        self.execute_tuples(connection, list(map(self._pick, rows)))
+
+    def execute_tuples(self, connection: Connection, picked: Sequence[tuple[Any, ...]]) -> None:
+        """The same for rows that are just their values, in the order of the names."""
         driver: Any = connection.connection.driver_connection
-        picked = list(map(self._pick, rows))
         start = 0
         while start < len(picked):
             size = _size_of_next(len(picked) - start)

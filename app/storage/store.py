@@ -151,7 +151,7 @@ class Store:
     def _hand_over(self) -> None:
         """Wake the writer once for all that one turn of the event loop has brought."""
         fresh, self._fresh = self._fresh, []
-        self.writer.insert(fresh)
+        self.writer.inbox.put(fresh)
 
     async def write(
         self,
@@ -165,16 +165,16 @@ class Store:
         confirm  looks, after StoreUnavailable, whether it was committed all the same
         """
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.writer.call(Call(write, reply, done, confirm))
+        self.writer.inbox.put(Call(write, reply, done, confirm))
         return await reply
 
     def mark(self, record: Record) -> None:
         """Something of this batch is to be written, at once. From any thread."""
-        self.writer.mark(record)
+        self.writer.inbox.mark(record)
 
     def mark_later(self, record: Record) -> None:
         """The same, within a tenth of a second."""
-        self.writer.mark_later(record)
+        self.writer.inbox.mark_later(record)
 
     async def saved(self, record: Record) -> None:
         """Until all that was said of a batch is written. Raises StoreUnavailable, StoreFull."""

@@ -6,9 +6,10 @@ import json
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import RowMapping
 
@@ -154,27 +155,21 @@ class TableRows:
 
     # --- tasks ------------------------------------------------------------------------------------
 
-    def of_outcome(self, batch: BatchRow, row: OutcomeRow) -> Values:
-        """A task that has ended."""
-        index, attempt, _, payload, began, ended, noticed, pid, remarks = row.outcome
-        offset_s = self.clock.offset_s
-        if row.is_late:  # shown before it is read again: on the grid first, as everywhere
-            began, ended, noticed = round(began, 6), round(ended, 6), round(noticed, 6)
-        return {
-            "batch": batch.given.serial,
-            "index": index,
-            "run": batch.run,
-            "number": row.number,
-            "state": _TEXTS[row.state],
-            "attempt": attempt,
-            "began": round(began + offset_s, 6),
-            "ended": round(ended + offset_s, 6),
-            "noticed": round(noticed + offset_s, 6) if noticed else None,
-            "pid": pid,
-            "remarks": int(remarks),
-            "is_late": row.is_late,
-            "payload": payload,
-        }
+    def of_outcomes(self, batch: BatchRow, rows: Sequence[OutcomeRow]) -> list[tuple[Any, ...]]:
+        """Tasks that have ended, as values in the order of the columns: there may be very many."""
+        serial, run, offset_s = batch.given.serial, batch.run, self.clock.offset_s
+        values = []
+        for outcome, state, number, is_late in rows:
+            index, attempt, _, payload, began, ended, noticed, pid, remarks = outcome
+            if is_late:  # shown before it is read again: on the grid first, as everywhere
+                began, ended, noticed = round(began, 6), round(ended, 6), round(noticed, 6)
+            values.append((
+                serial, index, run, number, _TEXTS[state], attempt,
+                round(began + offset_s, 6), round(ended + offset_s, 6),
+                round(noticed + offset_s, 6) if noticed else None,
+                pid, int(remarks), is_late, payload,
+            ))  # fmt: skip
+        return values
 
     def outcome(self, values: RowMapping) -> Row:
         """A task that has ended, as it stands in its table."""

@@ -80,9 +80,9 @@ class Transactions:
 
     def write(self, connection: Connection, taken: Sequence[Taken]) -> None:
         """Write what has changed of batches; of several states of one the last is written."""
-        of_outcome, of_note = self._rows.of_outcome, self._rows.of_note
-        outcomes = [of_outcome(each.row, row) for each in taken for row in each.outcomes]
-        self._insert[tables.outcomes].execute(connection, outcomes)
+        of_outcomes, of_note = self._rows.of_outcomes, self._rows.of_note
+        outcomes = [row for each in taken for row in of_outcomes(each.row, each.outcomes)]
+        self._insert[tables.outcomes].execute_tuples(connection, outcomes)
         for each in taken:
             if any(each.notes):
                 serial = each.row.given.serial

@@ -114,7 +114,7 @@ def test_what_is_marked_for_later_waits_for_no_queue_to_be_empty(
         eventually(lambda: store.writer.began)
         other.progress(0, b"1")
         store.mark_later(other)
-        eventually(lambda: store.writer._gathering[0][0] < monotonic())
+        eventually(lambda: store.writer.inbox._gathering[0][0] < monotonic())
     eventually(lambda: progress(store) == [b"1"])
 
     assert large.shown.counts[T.SUCCEEDED] < 40_000
@@ -204,7 +204,7 @@ def test_an_insert_whose_client_is_gone_is_accepted_all_the_same(
         reply = asyncio.get_running_loop().create_future()
         record = Record(new("a"))
         insertion = Insertion(record.given, record.take(0), [], None)
-        store.writer.insert([Insert(insertion, lambda: accepted.append("a"), reply)])
+        store.writer.inbox.put([Insert(insertion, lambda: accepted.append("a"), reply)])
         reply.cancel()
 
     wait_for(hang_up)
