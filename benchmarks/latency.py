@@ -13,7 +13,7 @@ from time import perf_counter
 from benchmarks.batches import LIMIT_S, numbered_items, post_of, post_of_lines, submit
 from benchmarks.connection import Connection, request_bytes
 from benchmarks.measurement import Compared, MeasurementFailed, Row, Size, at_most, take_turns
-from benchmarks.processes import ROOT, running_service
+from benchmarks.processes import ROOT, Server, running_service
 
 MS = "ms"
 WORST_MS = 100.0
@@ -41,12 +41,12 @@ def _compare(form: str, post: bytes, size: Size) -> Row:
     seen: list[Worst] = []
     lasted_s = 0.0
 
-    with running_service() as service, Connection(service.url) as connection:
+    with running_service() as service:
 
         def beside_a_post() -> float:
             nonlocal lasted_s
             began = perf_counter()
-            seen.append(_worst_of_others(service.url, lambda: _run(connection, post, size.amount)))
+            seen.append(_worst_of_others(service.url, lambda: _run(service, post, size.amount)))
             lasted_s = perf_counter() - began
             return max(seen[-1].values())
 
@@ -60,10 +60,11 @@ def _compare(form: str, post: bytes, size: Size) -> Row:
     return Row(what, MS, ours, "service at rest", peer, at_most(WORST_MS, Compared.OURS), remark)
 
 
-def _run(connection: Connection, post: bytes, count: int) -> None:
-    """Submit a batch and wait for its end."""
-    batch = submit(connection, post)
-    ended = connection.ask(request_bytes("GET", f"{batch}?wait={LIMIT_S:.0f}"))
+def _run(service: Server, post: bytes, count: int) -> None:
+    """Submit a batch and wait for its end; no connection is kept so long as a round at rest lasts."""
+    with Connection(service.url) as connection:
+        batch = submit(connection, post)
+        ended = connection.ask(request_bytes("GET", f"{batch}?wait={LIMIT_S:.0f}"))
     if ended["counts"]["succeeded"] != count:
         raise MeasurementFailed(f"not all {count} tasks succeeded: {ended['counts']}")
 

@@ -59,7 +59,7 @@ class Counted:
 
 
 @pytest.mark.parametrize(("amount", "calls"), [(MOST_ROWS_EXACT - 1, 1), (MOST_ROWS - 1, 4)])
-def test_few_rows_take_one_call(database: Database, amount: int, calls: int) -> None:
+def test_few_rows_take_few_calls(database: Database, amount: int, calls: int) -> None:
     """Each call lets go of the interpreter, and to a server it is a journey."""
     insert = ManyInserts(database.insert_new(keys))
     with database.writing() as connection:
@@ -67,4 +67,4 @@ def test_few_rows_take_one_call(database: Database, amount: int, calls: int) -> 
         insert.execute(counted, rows(amount, b"digest"))
         assert len(kept_in(connection)) == amount
 
-    assert counted.calls == calls
+    assert counted.calls == (calls if counted.dialect.name == "sqlite" else 1)

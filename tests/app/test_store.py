@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from app import loaded
 from app.clock import Clock
@@ -14,6 +14,7 @@ from app.schemas.requests import RetryOptions
 from app.storage.database import Database
 from app.storage.queries import Filter
 from app.storage.store import Store
+from app.storage.tables import batches
 from tests.app.records import new, outcome, runs
 from tests.app.stores import ended, insert, reloaded, resume, running_store, save, shown, wait_for
 from workers.backend import Ending
@@ -133,6 +134,33 @@ def test_writing_the_same_again_changes_nothing(store: Store, database: Database
 
     assert shown(store, "a").counts[T.SUCCEEDED] == 1
     assert len(store.ask(store.queries.history, record.shown)) == 2
+
+
+def test_a_fresh_batch_is_kept_as_if_each_column_had_been_written(
+    store: Store, database: Database
+) -> None:
+    """It is written in a few; the others are what the table has by default."""
+    record = insert(store, new("a", team="b"))
+    rows = store.rows
+    with database.reading() as connection:
+        found = connection.execute(select(batches)).mappings().one()
+
+    assert dict(found) == rows.of_given(record.given) | rows.of_batch(record.shown)
+
+
+def test_a_plain_end_leaves_alone_what_it_does_not_say(store: Store, database: Database) -> None:
+    """Somebody else may have changed it."""
+    record = insert(store, new("a", 1))
+    with database.writing() as connection:
+        connection.execute(batches.update().values(purge=True, stop_tasks=7))
+    record.append([outcome(0)])
+    record.settle(2.0)
+    save(store, record)
+    with database.reading() as connection:
+        found = connection.execute(select(batches)).one()
+
+    assert (found.state, found.succeeded) == ("succeeded", 1)
+    assert (found.purge, found.stop_tasks) == (True, 7)
 
 
 def test_an_older_state_never_replaces_a_newer_one(store: Store, database: Database) -> None:
