@@ -100,6 +100,11 @@ class Record:
         return self._outcomes.is_complete
 
     @property
+    def waiting(self) -> tuple[int, int]:
+        """Outcomes that were not taken, and bytes of their payloads."""
+        return self._outcomes.waiting
+
+    @property
     def has_settled(self) -> bool:
         """Whether nothing of it runs any more, whether or not the store knows."""
         return self._settled is not None
@@ -351,21 +356,12 @@ class Record:
 
     def _row(self) -> BatchRow:
         is_final = self._state in FINAL
+        counts = self._outcomes.counts(is_final=is_final)
         return BatchRow(
-            self.given,
-            self._state,
-            self._outcomes.counts(is_final=is_final),
-            self._started,
-            self._settled if is_final else None,
-            self._stop,
-            self._version,
-            self._outcomes.number,
-            self._outcomes.payload_bytes,
-            self._run,
-            self._outcomes.stopped_tasks,
-            self._failed_fast,
-            self._is_to_purge,
-        )
+            self.given, self._state, counts, self._started, self._settled if is_final else None,
+            self._stop, self._version, self._outcomes.number, self._outcomes.payload_bytes,
+            self._run, self._outcomes.stopped_tasks, self._failed_fast, self._is_to_purge,
+        )  # fmt: skip
 
     def _noted(self) -> Notes:
         if self._notes is None:

@@ -9,7 +9,7 @@ from time import monotonic
 
 from app.errors import QuiesceError
 from app.record import Record
-from app.storage.lot import Call, Insert, Lot, refuse_all
+from app.storage.lot import MOST_BYTES, MOST_OUTCOMES, MOST_REQUESTS, Call, Insert, Lot, refuse_all
 
 #: The pool's thread says one thing after the other, outcomes and then the end of their batch: what
 #: comes in the same moment is written together.
@@ -17,6 +17,11 @@ MOMENT_S = 0.0003
 #: While so many batches are accepted in each transaction, what ends waits so long for the next of
 #: them: written by itself it would keep all their clients waiting.
 MANY_INSERTS, COMPANY_S = 4, 0.01
+#: A transaction takes this part of the outcomes that wait, and at least so many, or bytes of their
+#: payloads: few and often on a fast disk, more at a time on a slow one, so that they never fall behind.
+PART, LEAST_OUTCOMES, LEAST_BYTES = 4, 500, 2 << 20
+#: One that somebody waits for takes less along, and as many as it brings new tasks.
+HURRIED_PART, HURRIED_OUTCOMES, HURRIED_BYTES = 8, 125, 1 << 19
 #: Outcomes of one batch that go into a transaction, however many others there are.
 LEAST_SHARE = 50
 #: Progress and savepoints gather for so long.
@@ -30,7 +35,8 @@ class Inbox:
 
     What somebody waits for comes before what workers have reported, and takes little of that along:
     a POST beside a million tasks waits for the transaction before its own, and not for thousands of
-    outcomes in its own.
+    outcomes in its own. The more of those wait, the more each transaction takes: however many
+    requests come, ends are only a few transactions behind.
     """
 
     def __init__(self) -> None:
@@ -91,12 +97,12 @@ class Inbox:
         self._take_due()
         if not (lot or self._requests or self._marked):
             self._wait()
-        is_hurried = self._hurry.is_set()
         self._hurry.clear()  # before the queue is looked at: whoever comes now sets it again
         self._empty_queue()
-        while self._requests and not lot.is_full:
+        most = MOST_REQUESTS // 2 if self._marked else MOST_REQUESTS
+        while self._requests and lot.requests < most and not lot.is_full:
             lot.ask(self._requests.popleft())
-        lot.is_hurried = is_hurried or lot.has_requests
+        self._make_room(lot)
         share = max(LEAST_SHARE, lot.room[0] // max(1, len(self._marked)))
         for _ in range(len(self._marked)):
             if lot.is_full:
@@ -110,6 +116,21 @@ class Inbox:
         while self._requests:
             lot.ask(self._requests.popleft())
         refuse_all(lot, error)
+
+    def _make_room(self, lot: Lot) -> None:
+        """For outcomes: as many as there is time for, going by how many wait."""
+        if self._is_ending:
+            return
+        outcomes = size = 0
+        for record in self._marked:
+            waiting, its_bytes = record.waiting
+            outcomes, size = outcomes + waiting, size + its_bytes
+        part, least, least_bytes = PART, LEAST_OUTCOMES, LEAST_BYTES
+        if lot.requests:
+            part, least, least_bytes = HURRIED_PART, HURRIED_OUTCOMES, HURRIED_BYTES
+        brought = sum(insert.insertion.given.total for insert in lot.inserts)
+        lot.most_outcomes = min(MOST_OUTCOMES, max(least, outcomes // part) + brought)
+        lot.most_bytes = min(MOST_BYTES, max(least_bytes, size // part))
 
     def _wait(self) -> None:
         try:
@@ -147,7 +168,10 @@ class Inbox:
 
     def _sort(self, work: Record | list[Insert] | Call | None) -> None:
         if isinstance(work, Record):
-            self._marked.append(work)
+            if work.stop is None:
+                self._marked.append(work)
+            else:  # somebody may wait for the receipt
+                self._marked.appendleft(work)
         elif isinstance(work, list):
             self._requests += work
         elif work is not None:

@@ -14,11 +14,9 @@ from app.storage.transaction import Insertion
 from app.taken import Taken
 
 #: One transaction writes about so much: whatever comes next, a stop for one, does not wait long.
-MOST_OUTCOMES = 500
-MOST_BYTES = 2 << 20
+MOST_OUTCOMES = 4_000
+MOST_BYTES = 8 << 20
 MOST_REQUESTS = 1_000
-#: One that somebody waits for takes this part of the outcomes.
-HURRIED_PART = 1 / 4
 
 
 class Insert(NamedTuple):
@@ -61,7 +59,7 @@ class Lot:
         self.inserts: list[Insert] = []  # these are refused instead
         self.calls: list[Call] = [*confirming]
         self.outcomes = self.payload_bytes = 0
-        self.is_hurried = False  # somebody waits for it
+        self.most_outcomes, self.most_bytes = MOST_OUTCOMES, MOST_BYTES
         for _, taken in owed:
             self._count(taken)
 
@@ -69,23 +67,19 @@ class Lot:
         return bool(self.taken or self.inserts or self.calls)
 
     @property
-    def has_requests(self) -> bool:
-        """Whether there is anything that somebody has asked for."""
-        return bool(self.inserts or self.calls)
+    def requests(self) -> int:
+        """How much of it somebody has asked for."""
+        return len(self.inserts) + len(self.calls)
 
     @property
     def room(self) -> tuple[int, int]:
         """Outcomes, and bytes of their payloads, that still fit; 0 or less if none do."""
-        part = HURRIED_PART if self.is_hurried else 1
-        return int(MOST_OUTCOMES * part) - self.outcomes, int(
-            MOST_BYTES * part
-        ) - self.payload_bytes
+        return self.most_outcomes - self.outcomes, self.most_bytes - self.payload_bytes
 
     @property
     def is_full(self) -> bool:
         """Whether there is enough for one transaction."""
-        requests = len(self.inserts) + len(self.calls) + len(self.taken)
-        return requests >= MOST_REQUESTS or min(self.room) <= 0
+        return self.requests + len(self.taken) >= MOST_REQUESTS or min(self.room) <= 0
 
     def ask(self, request: Insert | Call) -> None:
         """Somebody waits for this."""

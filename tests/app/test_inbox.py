@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,13 +12,14 @@ import pytest
 from app.lifecycle import Actor
 from app.record import Record
 from app.rows import Cause, Grace
-from app.storage.inbox import LEAST_SHARE, Inbox
-from app.storage.lot import HURRIED_PART, MOST_OUTCOMES, Call, Insert, Lot
+from app.storage.inbox import HURRIED_OUTCOMES, LEAST_OUTCOMES, LEAST_SHARE, PART, Inbox
+from app.storage.lot import MOST_BYTES, MOST_OUTCOMES, MOST_REQUESTS, Call, Insert, Lot
 from app.storage.transaction import Insertion
 from tests.app.records import new, outcome
 
-TASKS = 4 * MOST_OUTCOMES
-HURRIED = int(MOST_OUTCOMES * HURRIED_PART)
+#: So many that a transaction takes the least that it ever does, but they do not fit into one.
+TASKS = PART * LEAST_OUTCOMES // 2
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -42,10 +45,13 @@ def outcomes_in(lot: Lot) -> dict[str, int]:
     return {record.given.id: len(taken.outcomes) for record, taken in lot.taken}
 
 
-async def an_insert() -> Insert:
-    record = Record(new("new"))
-    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    return Insert(Insertion(record.given, record.take(0), []), lambda: None, reply)
+async def a_reply() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+def an_insert(record: Record) -> Insert:
+    """Nobody looks at the reply here."""
+    return Insert(Insertion(record.given, record.take(0), []), lambda: None, asyncio.run(a_reply()))
 
 
 @pytest.mark.parametrize("is_insert", [True, False])
@@ -54,22 +60,22 @@ def test_a_request_is_not_behind_the_outcomes_of_a_large_batch(
 ) -> None:
     """Its client would wait for thousands of rows that have waited for nobody."""
     inbox.mark(busy("large"))
-    inbox.put([asyncio.run(an_insert())] if is_insert else Call(lambda _: None, None))
+    inbox.put([an_insert(Record(new("new", 3)))] if is_insert else Call(lambda _: None, None))
     lot = filled(inbox)
 
     assert (len(lot.inserts), len(lot.calls)) == (is_insert, not is_insert)
-    assert outcomes_in(lot) == {"large": HURRIED}
+    assert outcomes_in(lot) == {"large": HURRIED_OUTCOMES + 3 * is_insert}
 
 
-def test_a_stop_is_written_with_few_others(inbox: Inbox) -> None:
-    """Its receipt is waited for as well."""
+def test_a_stop_comes_first(inbox: Inbox) -> None:
+    """Its receipt is waited for."""
     record = busy("stopped", 1)
     record.request_stop(1.0, Cause(Actor.CLIENT), Grace.DEFAULT)
-    inbox.mark(busy("large"))
-    inbox.mark(record)
+    large = [busy(f"large {number}") for number in range(20)]
+    for each in (*large, record):
+        inbox.mark(each)
 
-    assert outcomes_in(filled(inbox)) == {"large": HURRIED // 2, "stopped": 1}
-    assert outcomes_in(filled(inbox)) == {"large": MOST_OUTCOMES}  # nobody waits any more
+    assert next(iter(outcomes_in(filled(inbox)))) == "stopped"
 
 
 def test_small_batches_are_not_behind_a_large_one(inbox: Inbox) -> None:
@@ -80,7 +86,55 @@ def test_small_batches_are_not_behind_a_large_one(inbox: Inbox) -> None:
         inbox.mark(record)
     lot = filled(inbox)
 
-    assert outcomes_in(lot) == {"large": MOST_OUTCOMES // 4} | {r.given.id: 1 for r in small}
+    assert outcomes_in(lot) == {"large": LEAST_OUTCOMES // 4} | {r.given.id: 1 for r in small}
+
+
+@pytest.mark.parametrize("is_many_bytes", [True, False])
+def test_the_more_waits_the_more_is_written_at_a_time(inbox: Inbox, is_many_bytes: bool) -> None:
+    """Each commit may take as long as a slow disk: what has been reported must not pile up."""
+    record = Record(new("large", 8 * MOST_OUTCOMES))
+    some = outcome(0)._replace(payload=bytes(MIB if is_many_bytes else 1))
+    amount = 40 if is_many_bytes else 8 * MOST_OUTCOMES
+    record.append([some._replace(index=index) for index in range(amount)])
+    inbox.mark(record)
+
+    assert filled(inbox).outcomes == (MOST_BYTES // MIB if is_many_bytes else MOST_OUTCOMES)
+
+
+def test_at_the_end_nobody_is_waited_for(inbox: Inbox) -> None:
+    """There is little time, and nobody who asks."""
+    inbox.mark(busy("large"))
+    inbox.end()
+
+    assert filled(inbox).outcomes == TASKS
+
+
+@pytest.mark.parametrize(
+    ("clients", "tasks"), [(16, 1), (300, 1), (MOST_REQUESTS + 100, 1), (100, 10), (20, 100)]
+)
+def test_however_many_requests_come_ends_do_not_fall_behind(
+    inbox: Inbox, clients: int, tasks: int
+) -> None:
+    """Tasks that end at once, and clients that ask again at once, none of them in step."""
+    idle, names, behind = clients, count(), 0
+    live: deque[Record] = deque()
+    for _ in range(25):
+        asking = [Record(new(f"{next(names)}", tasks)) for _ in range(idle)]
+        inbox.put([an_insert(record) for record in asking])
+        by_id = {record.given.id: record for record in (*live, *asking)}
+        lot = filled(inbox)
+        idle = len(lot.inserts)
+        for insert in lot.inserts:
+            record = by_id[insert.insertion.given.id]
+            record.append([outcome(index) for index in range(tasks)])
+            record.settle(2.0)
+            inbox.mark(record)
+        live = deque(each for each in by_id.values() if not each.shown.is_final)
+        for record, taken in lot.taken:
+            record.publish(taken)
+        behind = sum(record.waiting[0] for record in live)
+
+    assert behind <= 4 * min(clients, MOST_REQUESTS // 2) * tasks + HURRIED_OUTCOMES
 
 
 def test_many_batches_are_written_in_turns(inbox: Inbox) -> None:
@@ -93,18 +147,18 @@ def test_many_batches_are_written_in_turns(inbox: Inbox) -> None:
     while not inbox.is_empty:
         lot = filled(inbox)
         lots += 1
-        assert lot.outcomes <= MOST_OUTCOMES
-        for batch_id, count in outcomes_in(lot).items():
-            written[batch_id] += count
+        assert lot.outcomes <= PART * LEAST_OUTCOMES
+        for batch_id, amount in outcomes_in(lot).items():
+            written[batch_id] += amount
             assert written[batch_id] <= min(written.values()) + 2 * LEAST_SHARE
 
     assert set(written.values()) == {3 * LEAST_SHARE}
-    assert lots <= 50 * 3 * LEAST_SHARE / MOST_OUTCOMES + 1
+    assert lots <= 50 * 3 * LEAST_SHARE / LEAST_OUTCOMES + 1
 
 
 def test_what_comes_meanwhile_is_not_lost(inbox: Inbox) -> None:
     """A batch may say more while some of it is being written, however often."""
-    record = busy("large", MOST_OUTCOMES + 1)
+    record = busy("large", LEAST_OUTCOMES + 1)
     inbox.mark(record)
     first = filled(inbox)
     inbox.mark(record)
@@ -112,6 +166,6 @@ def test_what_comes_meanwhile_is_not_lost(inbox: Inbox) -> None:
     inbox.mark(record)
     second = filled(inbox)
 
-    assert (first.outcomes, second.outcomes) == (MOST_OUTCOMES, 1)
+    assert (first.outcomes, second.outcomes) == (LEAST_OUTCOMES, 1)
     assert second.taken[-1][1].row.is_final
     assert inbox.is_empty
