@@ -34,8 +34,8 @@ class OutcomeLog:
     """
 
     __slots__ = (
-        "_counts", "_ended", "_total", "_unsaved", "_unsaved_bytes", "number", "on_added",
-        "payload_bytes", "stopped", "stopped_tasks", "unshown",
+        "_counts", "_ended", "_total", "_unsaved", "number", "on_added", "payload_bytes", "stopped",
+        "stopped_tasks", "unshown",
     )  # fmt: skip
 
     def __init__(self, row: BatchRow, ended: bytearray | None) -> None:
@@ -44,7 +44,6 @@ class OutcomeLog:
         self._ended = ended  # made when the first task has ended
         self._counts = {s: n for s, n in row.counts.items() if n and s not in _OPEN}
         self._unsaved: list[Outcome] = []
-        self._unsaved_bytes = 0
         self.unshown: dict[int, Outcome] = {}
         self.stopped: list[Row] = []
         self.payload_bytes = row.payload_bytes
@@ -57,9 +56,9 @@ class OutcomeLog:
         return not self._unsaved
 
     @property
-    def waiting(self) -> tuple[int, int]:
-        """How many were not, and bytes of their payloads."""
-        return len(self._unsaved), self._unsaved_bytes
+    def waiting(self) -> int:
+        """How many were not."""
+        return len(self._unsaved)
 
     @property
     def added(self) -> int:
@@ -96,7 +95,6 @@ class OutcomeLog:
         self.unshown.update([(outcome[0], outcome) for outcome in fresh])
         self._unsaved += fresh
         self.payload_bytes += size
-        self._unsaved_bytes += size
         if self.on_added is not None:
             self.on_added(len(fresh), size)
         return fresh, refused
@@ -115,7 +113,6 @@ class OutcomeLog:
             if size >= most_bytes:
                 break
         del self._unsaved[: len(rows)]
-        self._unsaved_bytes -= size
         self.number += len(rows)
         return rows
 

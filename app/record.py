@@ -100,8 +100,8 @@ class Record:
         return self._outcomes.is_complete
 
     @property
-    def waiting(self) -> tuple[int, int]:
-        """Outcomes that were not taken, and bytes of their payloads."""
+    def waiting(self) -> int:
+        """Outcomes that were not taken."""
         return self._outcomes.waiting
 
     @property

@@ -9,7 +9,7 @@ from time import monotonic
 
 from app.errors import QuiesceError
 from app.record import Record
-from app.storage.lot import MOST_BYTES, MOST_OUTCOMES, MOST_REQUESTS, Call, Insert, Lot, refuse_all
+from app.storage.lot import MOST_OUTCOMES, MOST_REQUESTS, Call, Insert, Lot, refuse_all
 
 #: The pool's thread says one thing after the other, outcomes and then the end of their batch: what
 #: comes in the same moment is written together.
@@ -17,11 +17,14 @@ MOMENT_S = 0.0003
 #: While so many batches are accepted in each transaction, what ends waits so long for the next of
 #: them: written by itself it would keep all their clients waiting.
 MANY_INSERTS, COMPANY_S = 4, 0.01
-#: A transaction takes this part of the outcomes that wait, and at least so many, or bytes of their
-#: payloads: few and often on a fast disk, more at a time on a slow one, so that they never fall behind.
-PART, LEAST_OUTCOMES, LEAST_BYTES = 4, 500, 2 << 20
-#: One that somebody waits for takes less along, and as many as it brings new tasks.
-HURRIED_PART, HURRIED_OUTCOMES, HURRIED_BYTES = 8, 125, 1 << 19
+#: Outcomes in a transaction: what is written in that time, or in as long as the commit takes, if that
+#: is longer. At least so many, and so many bytes of payload.
+AIM_S, LEAST_OUTCOMES, LEAST_BYTES = 0.012, 500, 2 << 20
+#: One that somebody waits for takes a quarter of that, and as many as it brings new tasks; but not the
+#: next one, too, while so many wait.
+HURRIED_PART, MANY_WAITING = 4, 5_000
+#: How long an outcome takes, as long as that is not known; a quick transaction would not tell.
+OUTCOME_S, TELLING_OUTCOMES, TELLING_BYTES = 25e-6, 100, 1 << 18
 #: Outcomes of one batch that go into a transaction, however many others there are.
 LEAST_SHARE = 50
 #: Progress and savepoints gather for so long.
@@ -35,8 +38,8 @@ class Inbox:
 
     What somebody waits for comes before what workers have reported, and takes little of that along:
     a POST beside a million tasks waits for the transaction before its own, and not for thousands of
-    outcomes in its own. The more of those wait, the more each transaction takes: however many
-    requests come, ends are only a few transactions behind.
+    outcomes in its own. But there is room for both in each, so however many requests come, ends are
+    only a few transactions behind.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,8 @@ class Inbox:
         self._rest = threading.Event()  # cut short when there is no more time
         self._hurry = threading.Event()  # somebody waits
         self._is_ending = False
-        self.had_many_inserts = False
+        self.had_many_inserts = self._was_hurried = False
+        self._commit_s, self._outcome_s = 0.0, OUTCOME_S  # as they have lately been
 
     # --- any thread -------------------------------------------------------------------------------
 
@@ -109,6 +113,13 @@ class Inbox:
                 break
             self._take(lot, self._marked.popleft(), share)
 
+    def learn(self, lot: Lot, write_s: float, commit_s: float) -> None:
+        """How long a transaction took, without its commit and with nothing else."""
+        if lot.payload_bytes <= TELLING_BYTES:
+            self._commit_s += (commit_s - self._commit_s) / 8
+            if lot.outcomes >= TELLING_OUTCOMES:
+                self._outcome_s += (write_s / lot.outcomes - self._outcome_s) / 8
+
     def refuse(self, error: QuiesceError) -> None:
         """Tell everybody who waits for something that it cannot be written."""
         self._empty_queue()
@@ -118,19 +129,17 @@ class Inbox:
         refuse_all(lot, error)
 
     def _make_room(self, lot: Lot) -> None:
-        """For outcomes: as many as there is time for, going by how many wait."""
+        """For outcomes: as many as there is time for."""
         if self._is_ending:
             return
-        outcomes = size = 0
-        for record in self._marked:
-            waiting, its_bytes = record.waiting
-            outcomes, size = outcomes + waiting, size + its_bytes
-        part, least, least_bytes = PART, LEAST_OUTCOMES, LEAST_BYTES
-        if lot.requests:
-            part, least, least_bytes = HURRIED_PART, HURRIED_OUTCOMES, HURRIED_BYTES
-        brought = sum(insert.insertion.given.total for insert in lot.inserts)
-        lot.most_outcomes = min(MOST_OUTCOMES, max(least, outcomes // part) + brought)
-        lot.most_bytes = min(MOST_BYTES, max(least_bytes, size // part))
+        waiting = sum(record.waiting for record in self._marked)
+        most = int(max(AIM_S, self._commit_s) / self._outcome_s)
+        most, most_bytes = max(LEAST_OUTCOMES, most), LEAST_BYTES
+        self._was_hurried = lot.requests > 0 and not (self._was_hurried and waiting > MANY_WAITING)
+        if self._was_hurried:
+            brought = sum(insert.insertion.given.total for insert in lot.inserts)
+            most, most_bytes = most // HURRIED_PART + brought, most_bytes // HURRIED_PART
+        lot.most_outcomes, lot.most_bytes = min(MOST_OUTCOMES, most), most_bytes
 
     def _wait(self) -> None:
         try:

@@ -117,10 +117,12 @@ class Writer:
         return lot
 
     def _write(self, lot: Lot) -> None:
-        self.began = monotonic()
+        self.began = began = monotonic()
         try:
             with self._database.writing() as connection:
                 given = self._write_all(connection, lot)
+                written = monotonic()
+            self.inbox.learn(lot, written - began, monotonic() - written)
         except (StoreFull, StoreUnavailable) as error:
             self._refuse(lot, error)
         except (SQLAlchemyError, OSError) as error:
