@@ -114,7 +114,7 @@ class Inbox:
             self._take(lot, self._marked.popleft(), share)
 
     def learn(self, lot: Lot, write_s: float, commit_s: float) -> None:
-        """How long a transaction took, without its commit and with nothing else."""
+        """How long a transaction took to be written, and then to be committed."""
         if lot.payload_bytes <= TELLING_BYTES:
             self._commit_s += (commit_s - self._commit_s) / 8
             if lot.outcomes >= TELLING_OUTCOMES:
