@@ -15,7 +15,7 @@ from app.item_intake import STEP_ITEMS, ItemIntake, in_steps, mistakes_in
 from app.json_pointer import pointer
 from app.json_stream import JsonStream
 from app.schemas import BatchFields, NewBatch
-from app.small_body import read_small
+from app.small_body import object_of, read_small
 from workers.catalog import Catalog
 from workers.tasks import TaskSpec
 
@@ -151,8 +151,7 @@ class _Reader:
         mistakes = self._mistakes + self._items.mistakes
         if "items" not in self._seen:
             mistakes.append(FieldError("/items", "Field required"))
-        members = [b'"%b":%b' % (name.encode(), text) for name, text in self._fields.items()]
-        text = b"{%b}" % b",".join(members)
+        text = object_of(self._fields)
         try:
             fields = BatchFields.model_validate_json(text)
         except ValidationError as error:

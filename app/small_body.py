@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from starlette.types import Message
@@ -54,6 +54,13 @@ def read_small(message: Message, catalog: Catalog, limits: IntakeLimits) -> Draf
     return None
 
 
+def object_of(members: Mapping[str, bytes]) -> bytes:
+    """One JSON object of members as they were sent."""
+    return b"{%b}" % b",".join(
+        [b'"%b":%b' % (name.encode(), text) for name, text in members.items()]
+    )
+
+
 def _split(raw: bytes) -> tuple[bytes, list[bytes]]:
     """An object of all members but the items, and the items, each as it was sent.
 
@@ -65,19 +72,20 @@ def _split(raw: bytes) -> tuple[bytes, list[bytes]]:
     at, mark = _after(_begin, text, 0), ","
     while mark == ",":
         found = _member(text, at)
-        if found is None or found[1] not in _MEMBERS or found[1] in members:
+        if found is None:
             raise _Amiss
         name, start = found[1], found.end()
+        if name not in _MEMBERS or name in members or (name == "items" and texts):
+            raise _Amiss
         if name == "items":
             texts, end = _elements(text, raw, start)
-            members[name] = b""
         else:
             _, end = scan(text, start)
-            members[name] = b'"%b":%b' % (name.encode(), raw[start:end])
+            members[name] = raw[start:end]
         mark, at = _next(text, end)
     if mark != "}" or at != len(text):
         raise _Amiss
-    return b"{%b}" % b",".join(filter(None, members.values())), texts
+    return object_of(members), texts
 
 
 def _elements(text: str, raw: bytes, start: int) -> tuple[list[bytes], int]:

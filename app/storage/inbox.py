@@ -29,7 +29,7 @@ OUTCOME_S, TELLING_OUTCOMES, TELLING_BYTES = 25e-6, 100, 1 << 18
 LEAST_SHARE = 50
 #: Progress and savepoints gather for so long.
 GATHER_S = 0.05
-#: How long to wait for something at most.
+#: How long to wait for something at most, for the writer has other things to look after.
 PATIENCE_S = 0.25
 
 
@@ -50,7 +50,7 @@ class Inbox:
         self._rest = threading.Event()  # cut short when there is no more time
         self._hurry = threading.Event()  # somebody waits
         self._is_ending = False
-        self.had_many_inserts = self._was_hurried = False
+        self._had_many_inserts = self._was_hurried = False
         self._commit_s, self._outcome_s = 0.0, OUTCOME_S  # as they have lately been
 
     # --- any thread -------------------------------------------------------------------------------
@@ -115,6 +115,7 @@ class Inbox:
 
     def learn(self, lot: Lot, write_s: float, commit_s: float) -> None:
         """How long a transaction took to be written, and then to be committed."""
+        self._had_many_inserts = len(lot.inserts) >= MANY_INSERTS
         if lot.payload_bytes <= TELLING_BYTES:
             self._commit_s += (commit_s - self._commit_s) / 8
             if lot.outcomes >= TELLING_OUTCOMES:
@@ -149,7 +150,7 @@ class Inbox:
             return
         self._sort(first)
         if isinstance(first, Record) and not self._is_ending:
-            if self.had_many_inserts:
+            if self._had_many_inserts:
                 self._hurry.wait(COMPANY_S)
             else:
                 self.rest(MOMENT_S)

@@ -16,7 +16,7 @@ from app.errors import QuiesceError, StoreFull, StoreUnavailable
 from app.record import Record
 from app.rows import BatchRow
 from app.storage.database import Database, explain
-from app.storage.inbox import MANY_INSERTS, Inbox
+from app.storage.inbox import Inbox
 from app.storage.lot import Call, Lot, answer, make, refuse_all
 from app.storage.table_rows import TableRows
 from app.storage.transaction import Transactions, forget
@@ -133,7 +133,6 @@ class Writer:
             raise
         else:
             self.commits += 1
-            self.inbox.had_many_inserts = len(lot.inserts) >= MANY_INSERTS
             self._has_written(lot, given)
         finally:
             self.began = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -53,13 +53,18 @@ def outcomes_in(lot: Lot) -> dict[str, int]:
     return {record.given.id: len(taken.outcomes) for record, taken in lot.taken}
 
 
-async def a_reply() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
+@cache
+def no_reply() -> asyncio.Future[Any]:
+    """Nobody waits for it here."""
+
+    async def make() -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().create_future()
+
+    return asyncio.run(make())
 
 
 def an_insert(record: Record) -> Insert:
-    """Nobody looks at the reply here."""
-    return Insert(Insertion(record.given, record.take(0), []), lambda: None, asyncio.run(a_reply()))
+    return Insert(Insertion(record.given, record.take(0), []), lambda: None, no_reply())
 
 
 @pytest.mark.parametrize("is_insert", [True, False])
@@ -146,9 +151,9 @@ def test_at_the_end_nobody_is_waited_for(inbox: Inbox) -> None:
 def test_however_many_requests_come_ends_do_not_fall_behind(
     inbox: Inbox, clients: int, tasks: int
 ) -> None:
-    """Tasks that end at once, and clients that ask again at once, none of them in step."""
+    """Tasks that end at once, and clients that ask again as soon as they are answered."""
     idle, names, behind = clients, count(), 0
-    live: deque[Record] = deque()
+    live: list[Record] = []
     for _ in range(25):
         asking = [Record(new(f"{next(names)}", tasks)) for _ in range(idle)]
         inbox.put([an_insert(record) for record in asking])
@@ -160,7 +165,7 @@ def test_however_many_requests_come_ends_do_not_fall_behind(
             record.append([outcome(index) for index in range(tasks)])
             record.settle(2.0)
             inbox.mark(record)
-        live = deque(each for each in by_id.values() if not each.shown.is_final)
+        live = [each for each in by_id.values() if not each.shown.is_final]
         for record, taken in lot.taken:
             record.publish(taken)
         behind = sum(record.waiting for record in live)
